@@ -1,0 +1,592 @@
+"""Rules compiled for one partition: many thresholds over many entities judged in a few array operations.
+
+Comparisons that need the same number share a `Bank`: (evaluation, window, metric, minimum, direction). In it thresholds
+are sorted per scope (a `segment`), and what is kept per entity is one value and, per kind of scope, one rank: how many of
+the segment's thresholds the value exceeds. When the value moves, the thresholds between the old rank and the new one
+are the comparisons that changed: a million rules cost a binary search each step, not a million comparisons.
+
+`lt` is `gt` of negated numbers; `gte` is `gt` of the next smaller number; `eq` and `ne` are two comparisons. Undefined
+values and too little data are NaN, which exceeds nothing. An entity that is not judged keeps its state.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cmis_stream.core.batch import Int32, Int64
+from cmis_stream.core.entities import Entities, Entity
+from cmis_stream.core.metrics import CUSTOM_PREFIX, FIELDS, Float64, Sums, evaluate
+from cmis_stream.core.rules import SCOPE_FIELDS, Comparison, Condition, Group, Rule, comparisons, holds
+from cmis_stream.core.time import Window
+from cmis_stream.core.windows import Judged
+
+Guards = frozenset[tuple[str, str, tuple[str, float]]]
+"""(metric, window, minimum) of the minimums that have banks of their own."""
+
+MAX_GUARDED_BANKS = 16
+"""Of one metric and window. Rarer minimums become comparisons of their own, so that banks stay few."""
+
+
+class BankKey(NamedTuple):
+    evaluate: str
+    window: str
+    metric: str
+    than: str
+    factor: float
+    minimum: tuple[str, float] | None
+    sign: int
+
+
+class Scope(NamedTuple):
+    """What entities a comparison is for; an empty field means any."""
+
+    level: str
+    org: str
+    currency: str = ""
+    platform: str = ""
+    account: str = ""
+    campaign: str = ""
+    ad_set: str = ""
+    ad: str = ""
+    custom: str = ""
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """Which fields are given: entities of a level have at most one scope of a kind."""
+        return (self.level, *(name for name in SCOPE_FIELDS if getattr(self, name)))
+
+
+class Flip(NamedTuple):
+    """A comparison of a compound rule changed for an entity (bit -1: the entity was judged for the first time)."""
+
+    rule: int
+    row: int
+    bit: int
+    on: bool
+    at_ms: int
+    value: float
+    sums: Int64
+    window: str
+
+
+class Term(NamedTuple):
+    """One threshold: comparison number `bit` of a rule."""
+
+    rule: int
+    bit: int
+
+
+@dataclass(slots=True)
+class Transitions:
+    """Changes of rules' states, columns of length t in the order in which they happened."""
+
+    rule: Int32
+    row: Int64
+    firing: npt.NDArray[np.bool_]
+    at_ms: Int64
+    value: Float64
+    sums: Sums
+    window: list[str]
+    reason: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rule)
+
+
+class Layer:
+    """The segments of one kind of scope in a bank."""
+
+    def __init__(self) -> None:
+        self.segments: dict[Scope, int] = {}
+        self.terms_of: list[dict[int, float]] = [{}]  # segment -> {term: threshold}; segment 0 is empty
+        self.segment = np.zeros(1024, np.int32)  # entity -> segment
+        self.rank = np.zeros(1024, np.int32)  # entity -> thresholds exceeded
+        self._thresholds: Float64 = np.zeros(1)
+        self.terms: Int32 = np.zeros(0, np.int32)
+        self.start = np.zeros(1, np.int64)
+        self._end = np.zeros(1, np.int64)
+        self._steps = 0
+        self.stale = False
+
+    def segment_of(self, scope: Scope) -> int:
+        number = self.segments.get(scope)
+        if number is None:
+            number = self.segments[scope] = len(self.terms_of)
+            self.terms_of.append({})
+        return number
+
+    def compile(self) -> None:
+        """Sorts the thresholds of each segment into one array."""
+        counts = np.array([len(terms) for terms in self.terms_of], np.int64)
+        thresholds = np.array([value for terms in self.terms_of for value in terms.values()], np.float64)
+        numbers = np.array([number for terms in self.terms_of for number in terms], np.int32)
+        order = np.lexsort((numbers, thresholds, np.repeat(np.arange(len(counts)), counts)))
+        self._thresholds = np.append(thresholds[order], np.inf)
+        self.terms = numbers[order]
+        self._end = counts.cumsum()
+        self.start = self._end - counts
+        self._steps = int(counts.max(initial=0)).bit_length()
+        self.stale = False
+
+    def ranks(self, rows: Int64, values: Float64) -> Int32:
+        """How many thresholds of its segment each value exceeds, int32[k]; 0 for NaN."""
+        segment = self.segment[rows]
+        start = self.start[segment]
+        low, high = start, self._end[segment]
+        for _ in range(self._steps):
+            middle = (low + high) >> 1
+            exceeded = (self._thresholds[middle] < values) & (low < high)
+            low, high = np.where(exceeded, middle + 1, low), np.where(exceeded, high, middle)
+        return (low - start).astype(np.int32)
+
+
+class Bank:
+    def __init__(self, key: BankKey) -> None:
+        self.key = key
+        self.layers: dict[tuple[str, ...], Layer] = {}
+        self.value = np.full(1024, np.nan)  # entity -> the last judged value times sign; NaN exceeds nothing
+        self.seen = np.zeros(1024, bool)  # entities judged since their rules are what they are
+        self.covered = np.zeros(1024, bool)  # entities in some segment
+        self.changed: set[int] = set()  # chunks of entities with new values, for the checkpoint
+
+    CHUNK_BITS = 13
+
+    def values(self, sums: Sums) -> Float64:
+        key = self.key
+        values = evaluate(key.metric, sums)
+        if key.than:
+            values = values - key.factor * evaluate(key.than, sums)
+        defined = np.isfinite(values)
+        if key.minimum is not None:
+            with np.errstate(invalid="ignore"):
+                defined &= evaluate(key.minimum[0], sums) >= key.minimum[1]
+        return np.where(defined, key.sign * values, np.nan)
+
+    def make_room(self, rows: int) -> None:
+        have = len(self.value)
+        if rows > have:
+            size = max(rows, 2 * have)
+            self.value = np.concatenate((self.value, np.full(size - have, np.nan)))
+            self.seen = np.concatenate((self.seen, np.zeros(size - have, bool)))
+            self.covered = np.concatenate((self.covered, np.zeros(size - have, bool)))
+        for layer in self.layers.values():
+            if len(layer.segment) < len(self.value):
+                more = np.zeros(len(self.value) - len(layer.segment), np.int32)
+                layer.segment = np.concatenate((layer.segment, more))
+                layer.rank = np.concatenate((layer.rank, more))
+
+    def note_change(self, rows: Int64) -> None:
+        if len(rows):
+            self.changed.update(np.unique(rows >> self.CHUNK_BITS).tolist())
+
+
+def bounds(comparison: Comparison) -> list[tuple[int, float]]:
+    """(sign, threshold) pairs: `sign * value > threshold` for one of them, both for eq, either for ne."""
+    value = 0.0 if comparison.than else comparison.value
+    below = float(np.nextafter(value, -np.inf))
+    over = float(np.nextafter(-value, -np.inf))
+    return {
+        "gt": [(1, value)],
+        "gte": [(1, below)],
+        "lt": [(-1, -value)],
+        "lte": [(-1, over)],
+        "eq": [(1, below), (-1, over)],
+        "ne": [(1, value), (-1, -value)],
+    }[comparison.op]
+
+
+def normal_form(condition: Condition, guards: Guards) -> Condition:
+    """The same condition with single-bound comparisons only; minimums outside `guards` become comparisons."""
+    if isinstance(condition, Group):
+        return Group(condition.kind, tuple(normal_form(part, guards) for part in condition.parts))
+    comparison, extra = condition, []
+    if condition.minimum and (condition.metric, condition.window.name, condition.minimum) not in guards:
+        extra = [Comparison(condition.minimum[0], condition.window, "gte", condition.minimum[1])]
+        comparison = Comparison(condition.metric, condition.window, condition.op, condition.value, condition.than)
+    parts: list[Condition] = [comparison]
+    if comparison.op in ("eq", "ne"):
+        halves = ("gte", "lte") if comparison.op == "eq" else ("gt", "lt")
+        two = tuple(
+            Comparison(comparison.metric, comparison.window, op, comparison.value, comparison.than, comparison.minimum)
+            for op in halves
+        )
+        parts = [Group("all" if comparison.op == "eq" else "any", two)]
+    return parts[0] if not extra else Group("all", (*parts, *extra))
+
+
+@dataclass(slots=True)
+class _Compiled:
+    rule: Rule
+    when: Condition
+    """In normal form; bit i is its i-th comparison."""
+    places: list[tuple[BankKey, Scope, int]]
+    """Where its comparisons stand: bank, scope, term."""
+    simple: bool
+    at_rest: bool
+    """Its truth when no comparison holds."""
+    guards: Guards
+    """What its normal form was made with; the same again gives the same banks."""
+
+
+class RuleBook:
+    """The rules in force of all orgs of a partition, and the state of each for each entity."""
+
+    def __init__(self, entities: Entities) -> None:
+        self.entities = entities
+        self.banks: dict[BankKey, Bank] = {}
+        self.rules: list[_Compiled | None] = []
+        self.of_org: dict[str, dict[str, int]] = {}  # org -> rule id -> number
+        self._ids: list[tuple[str, str]] = []  # number -> (rule id, severity), also of rules that are gone
+        self._terms: list[Term] = []
+        self._term_simple = np.zeros(0, bool)
+        self._term_rule = np.zeros(0, np.int32)
+        self._kinds: dict[str, set[tuple[tuple[str, ...], str, str]]] = defaultdict(set)  # org -> (kind, level, custom)
+        self._placed = 1  # entities below this number have their segments
+        self.truths: dict[tuple[int, int], int] = {}  # (compound rule, base entity) -> bits of comparisons that hold
+        self.firing: set[tuple[int, int]] = set()  # (compound rule, base entity)
+        self.waiting: dict[tuple[int, int], bool] = {}  # (term, entity): exceeded before its rule was in force
+
+    def windows(self, evaluation: str) -> dict[Window, None]:
+        """The windows that rules of this evaluation need."""
+        found: dict[Window, None] = {}
+        for compiled in self.rules:
+            if compiled is not None and compiled.rule.evaluate == evaluation:
+                found.update((comparison.window, None) for comparison in comparisons(compiled.when))
+        return found
+
+    def rule_id(self, number: int) -> str:
+        return self._ids[number][0]
+
+    def severity(self, number: int) -> str:
+        return self._ids[number][1]
+
+    # --- changing rules -------------------------------------------------------------------------------------------
+
+    def adopt(
+        self, org: str, rules: Sequence[Rule], at_ms: int, guards_of: Mapping[str, Guards] | None = None
+    ) -> Transitions | None:
+        """Puts an org's rules in force instead of those before. What a removed or changed rule had firing is resolved.
+
+        guards_of: per rule id, from a checkpoint (the banks must become what they were).
+        """
+        known = self.of_org.get(org, {})
+        wanted = {rule.id: rule for rule in rules}
+        gone = [number for rule_id, number in known.items() if wanted.get(rule_id) != self._compiled(number).rule]
+        self._place_new_entities()
+        resolved = self._resolve(gone, at_ms)
+        for number in gone:
+            self._remove(number)
+        kept = {rule_id: number for rule_id, number in known.items() if self.rules[number] is not None}
+        guards = self._guards(rules)
+        new_terms: list[int] = []
+        for rule_id, rule in wanted.items():
+            if rule_id not in kept:
+                own = guards_of[rule_id] if guards_of is not None else guards
+                kept[rule_id] = self._insert(rule, own, new_terms)
+        self.of_org[org] = kept
+        self._term_simple = np.array([self._compiled_or_none(term.rule) for term in self._terms], bool)
+        self._term_rule = np.array([term.rule for term in self._terms], np.int32)
+        self._place_org(org)
+        self._recompile()
+        self._wait_for_next_judgement(new_terms)
+        return resolved
+
+    def _compiled(self, number: int) -> _Compiled:
+        compiled = self.rules[number]
+        assert compiled is not None
+        return compiled
+
+    def _compiled_or_none(self, number: int) -> bool:
+        compiled = self.rules[number]
+        return compiled is not None and compiled.simple
+
+    def _guards(self, rules: Sequence[Rule]) -> Guards:
+        """The minimums that get banks of their own: those that have one, then the most used."""
+        used: dict[tuple[str, str, tuple[str, float]], int] = defaultdict(int)
+        for rule in rules:
+            for c in comparisons(rule.when):
+                if c.minimum:
+                    used[c.metric, c.window.name, c.minimum] += 1
+        chosen = {(key.metric, key.window, key.minimum) for key in self.banks if key.minimum}
+        room: dict[tuple[str, str], int] = defaultdict(int)
+        for metric, window, _ in chosen:
+            room[metric, window] += 1
+        for guard in sorted(used, key=lambda g: (-used[g], g)):
+            if guard not in chosen and room[guard[:2]] < MAX_GUARDED_BANKS:
+                chosen.add(guard)
+                room[guard[:2]] += 1
+        return frozenset(chosen)
+
+    def _insert(self, rule: Rule, guards: Guards, new_terms: list[int]) -> int:
+        number = len(self.rules)
+        when = normal_form(rule.when, guards)
+        parts = list(comparisons(when))
+        compiled = _Compiled(rule, when, [], isinstance(when, Comparison), holds(when, iter([False] * len(parts))), guards)
+        self.rules.append(compiled)
+        self._ids.append((rule.id, rule.severity))
+        for bit, comparison in enumerate(parts):
+            ((sign, threshold),) = bounds(comparison)
+            custom = comparison.metric.removeprefix(CUSTOM_PREFIX) if comparison.metric.startswith(CUSTOM_PREFIX) else ""
+            factor = comparison.value if comparison.than else 0.0
+            key = BankKey(
+                rule.evaluate, comparison.window.name, comparison.metric, comparison.than or "", factor, comparison.minimum, sign
+            )
+            scope = Scope(rule.level, rule.org, custom=custom, **dict(rule.scope))
+            bank = self.banks.setdefault(key, Bank(key))
+            layer = bank.layers.setdefault(scope.kind, Layer())
+            layer.terms_of[layer.segment_of(scope)][len(self._terms)] = threshold
+            layer.stale = True
+            compiled.places.append((key, scope, len(self._terms)))
+            new_terms.append(len(self._terms))
+            self._terms.append(Term(number, bit))
+            self._kinds[rule.org].add((scope.kind, rule.level, custom))
+        return number
+
+    def _remove(self, number: int) -> None:
+        for key, scope, term in self._compiled(number).places:
+            layer = self.banks[key].layers[scope.kind]
+            del layer.terms_of[layer.segments[scope]][term]
+            layer.stale = True
+        self.rules[number] = None
+        for pair in [pair for pair in self.truths if pair[0] == number]:
+            del self.truths[pair]
+        self.firing = {pair for pair in self.firing if pair[0] != number}
+        self.waiting = {pair: on for pair, on in self.waiting.items() if self._terms[pair[0]].rule != number}
+
+    def _resolve(self, numbers: Iterable[int], at_ms: int) -> Transitions | None:
+        pairs: list[tuple[int, int]] = []
+        for number in numbers:
+            compiled = self._compiled(number)
+            if not compiled.simple:
+                pairs.extend(sorted(pair for pair in self.firing if pair[0] == number))
+                continue
+            ((key, scope, term),) = compiled.places
+            rows = self._exceeding(key, scope, term)
+            pairs.extend((number, self._base(row)) for row in rows if (term, row) not in self.waiting)
+        if not pairs:
+            return None
+        count = len(pairs)
+        return Transitions(
+            rule=np.array([rule for rule, _ in pairs], np.int32),
+            row=np.array([row for _, row in pairs], np.int64),
+            firing=np.zeros(count, bool),
+            at_ms=np.full(count, at_ms, np.int64),
+            value=np.full(count, np.nan),
+            sums=np.zeros((len(FIELDS), count), np.int64),
+            window=[""] * count,
+            reason="rule_changed",
+        )
+
+    def _exceeding(self, key: BankKey, scope: Scope, term: int) -> list[int]:
+        """The entities whose value exceeds a term's threshold."""
+        layer = self.banks[key].layers[scope.kind]
+        segment = layer.segments[scope]
+        position = int(np.flatnonzero(layer.terms[layer.start[segment] :] == term)[0])
+        rows = np.flatnonzero((layer.segment == segment) & (layer.rank > position))
+        return [int(row) for row in rows]
+
+    def _recompile(self) -> None:
+        for key in [key for key, bank in self.banks.items() if not any(any(layer.terms_of) for layer in bank.layers.values())]:
+            del self.banks[key]
+        for bank in self.banks.values():
+            for layer in bank.layers.values():
+                if layer.stale:
+                    layer.compile()
+                    rows = np.flatnonzero(layer.segment)
+                    layer.rank[rows] = layer.ranks(rows, bank.value[rows])
+
+    def _wait_for_next_judgement(self, terms: list[int]) -> None:
+        """A rule does not fire on numbers from before it was in force: entities that exceed already wait to be judged."""
+        for term in terms:
+            compiled = self._compiled(self._terms[term].rule)
+            key, scope, _ = compiled.places[self._terms[term].bit]
+            for row in self._exceeding(key, scope, term):
+                self.waiting[term, row] = True
+            if compiled.at_rest:
+                bank = self.banks[key]
+                segment = bank.layers[scope.kind]
+                bank.seen[np.flatnonzero(segment.segment == segment.segments[scope])] = False
+
+    # --- entities ---------------------------------------------------------------------------------------------------
+
+    def _place_new_entities(self) -> None:
+        total = len(self.entities)
+        if self._placed == total:
+            return
+        for bank in self.banks.values():
+            bank.make_room(total)
+        for row in range(self._placed, total):
+            self._place(row, self.entities.entities[row])
+        self._placed = total
+
+    def _place_org(self, org: str) -> None:
+        """Finds the segments of all entities of an org anew: its scopes have changed."""
+        for bank in self.banks.values():
+            bank.make_room(len(self.entities))
+        number = self.entities.org_number.get(org)
+        if number is not None:
+            for row in np.flatnonzero(self.entities.entity_org[: len(self.entities)] == number).tolist():
+                if row:
+                    self._place(row, self.entities.entities[row])
+
+    def _place(self, row: int, entity: Entity) -> None:
+        for kind, level, custom in self._kinds.get(entity.org, ()):
+            if level != entity.level or custom != entity.custom:
+                continue
+            scope = Scope(level, entity.org, custom=custom, **{name: getattr(entity, name) for name in kind[1:]})
+            for bank in self.banks.values():
+                layer = bank.layers.get(kind)
+                segment = layer.segments.get(scope) if layer else None
+                if layer is not None and segment is not None:
+                    layer.segment[row] = segment
+                    bank.covered[row] = True
+
+    def _base(self, row: int) -> int:
+        """The entity itself for the series of one of its custom metrics: what a rule's state belongs to."""
+        entity = self.entities.entities[row]
+        if not entity.custom:
+            return row
+        return self.entities.find(entity._replace(custom="")) or row
+
+    # --- judging ------------------------------------------------------------------------------------------------------
+
+    def judge(self, evaluation: str, judged: Sequence[Judged]) -> Iterator[Transitions]:
+        """The transitions that follow from entities' new sums; call with all windows of one moment together."""
+        self._place_new_entities()
+        flips: list[Flip] = []
+        for part in judged:
+            for bank in self.banks.values():
+                if bank.key.evaluate == evaluation and bank.key.window == part.window.name:
+                    yield from self._judge_bank(bank, part, flips)
+        if flips:
+            compound = self._judge_compound(flips)
+            if compound is not None:
+                yield compound
+
+    def _judge_bank(self, bank: Bank, part: Judged, flips: list[Flip]) -> Iterator[Transitions]:
+        chosen = bank.covered[part.rows]
+        if not chosen.any():
+            return
+        everything = bool(chosen.all())
+        rows = part.rows if everything else part.rows[chosen]
+        sums = part.sums if everything else part.sums[:, chosen]
+        at_ms = part.at_ms if everything else part.at_ms[chosen]
+        values = bank.values(sums)
+        bank.value[rows] = values
+        bank.note_change(rows)
+        fresh = ~bank.seen[rows]
+        bank.seen[rows] = True
+        for layer in bank.layers.values():
+            old, new = layer.rank[rows], layer.ranks(rows, values)
+            layer.rank[rows] = new
+            moved = np.flatnonzero(old != new)
+            low = np.minimum(old, new)[moved]
+            count = np.abs(new - old)[moved]
+            which = np.repeat(moved, count)
+            first = np.repeat(layer.start[layer.segment[rows[moved]]] + low - (count.cumsum() - count), count)
+            terms = layer.terms[first + np.arange(len(which))]
+            on = new[which] > old[which]
+            if self.waiting:
+                terms, which, on = self._end_waiting(layer, rows, new, terms, which, on)
+            simple = self._term_simple[terms]
+            if simple.any():
+                chosen = which[simple]
+                yield Transitions(
+                    rule=self._term_rule[terms[simple]],
+                    row=self._bases(rows[chosen], bank),
+                    firing=on[simple],
+                    at_ms=at_ms[chosen],
+                    value=values[chosen] * bank.key.sign,
+                    sums=sums[:, chosen],
+                    window=[part.window.name] * len(chosen),
+                )
+            for i in np.flatnonzero(~simple).tolist():
+                k, term = which[i], self._terms[terms[i]]
+                value = float(values[k]) * bank.key.sign
+                row = self._base(int(rows[k]))
+                flips.append(Flip(term.rule, row, term.bit, bool(on[i]), int(at_ms[k]), value, sums[:, k], part.window.name))
+            if fresh.any():
+                self._touch_resting(layer, rows, np.flatnonzero(fresh), at_ms, sums, part.window.name, flips)
+
+    def _bases(self, rows: Int64, bank: Bank) -> Int64:
+        if not bank.key.metric.startswith(CUSTOM_PREFIX):
+            return rows
+        return np.array([self._base(row) for row in rows.tolist()], np.int64)
+
+    def _end_waiting(
+        self, layer: Layer, rows: Int64, new: Int32, terms: Int32, which: Int64, on: npt.NDArray[np.bool_]
+    ) -> tuple[Int32, Int64, npt.NDArray[np.bool_]]:
+        """Entities that were waiting are judged now: what still holds fires, what held no longer never did."""
+        pairs = list(zip(terms.tolist(), rows[which].tolist(), strict=True))
+        keep = np.array([self.waiting.pop(pair, None) is None for pair in pairs], bool)
+        terms, which, on = terms[keep] if len(keep) else terms, which[keep] if len(keep) else which, on[keep] if len(keep) else on
+        place = {row: i for i, row in enumerate(rows.tolist())}
+        inside = set(layer.terms.tolist())
+        fired = [pair for pair in self.waiting if pair[1] in place and pair[0] in inside]
+        for pair in fired:
+            del self.waiting[pair]
+        if fired:
+            terms = np.concatenate((terms, np.array([term for term, _ in fired], np.int32)))
+            which = np.concatenate((which, np.array([place[row] for _, row in fired], np.int64)))
+            on = np.concatenate((on, np.ones(len(fired), bool)))
+        return terms, which, on
+
+    def _touch_resting(
+        self, layer: Layer, rows: Int64, fresh: Int64, at_ms: Int64, sums: Sums, window: str,
+        flips: list[Flip],
+    ) -> None:  # fmt: skip
+        """Rules that hold while none of their comparisons does (`not …`) are decided when an entity is first judged."""
+        for k in fresh.tolist():
+            for term in layer.terms_of[layer.segment[rows[k]]]:
+                rule = self._terms[term].rule
+                if self._compiled(rule).at_rest:
+                    row = self._base(int(rows[k]))
+                    flips.append(Flip(rule, row, -1, False, int(at_ms[k]), np.nan, sums[:, k], window))
+
+    def _judge_compound(self, flips: list[Flip]) -> Transitions | None:
+        last: dict[tuple[int, int], tuple[int, float, Int64, str]] = {}
+        for rule, row, bit, on, at_ms, value, sums, window in flips:
+            if bit >= 0:
+                before = self.truths.get((rule, row), 0)
+                self.truths[rule, row] = before | 1 << bit if on else before & ~(1 << bit)
+            last[rule, row] = (at_ms, value, sums, window)
+        changed: list[tuple[tuple[int, int], bool]] = []
+        for pair in last:
+            compiled = self._compiled(pair[0])
+            bits = self.truths.get(pair, 0)
+            if not bits:
+                self.truths.pop(pair, None)
+            holding = holds(compiled.when, iter([bool(bits >> i & 1) for i in range(len(compiled.places))]))
+            if holding != (pair in self.firing):
+                changed.append((pair, holding))
+                (self.firing.add if holding else self.firing.discard)(pair)
+        if not changed:
+            return None
+        evidence = [last[pair] for pair, _ in changed]
+        return Transitions(
+            rule=np.array([pair[0] for pair, _ in changed], np.int32),
+            row=np.array([pair[1] for pair, _ in changed], np.int64),
+            firing=np.array([holding for _, holding in changed], bool),
+            at_ms=np.array([e[0] for e in evidence], np.int64),
+            value=np.array([e[1] for e in evidence], np.float64),
+            sums=np.stack([e[2] for e in evidence], axis=1),
+            window=[e[3] for e in evidence],
+        )
+
+    def firing_pairs(self) -> set[tuple[str, str, Entity]]:
+        """(org, rule id, entity) of all that is firing now."""
+        pairs = {(self._compiled(rule).rule, row) for rule, row in self.firing}
+        for bank in self.banks.values():
+            for layer in bank.layers.values():
+                for row in np.flatnonzero(layer.rank).tolist():
+                    start = layer.start[layer.segment[row]]
+                    for term in layer.terms[start : start + layer.rank[row]].tolist():
+                        if self._term_simple[term] and (term, row) not in self.waiting:
+                            pairs.add((self._compiled(self._terms[term].rule).rule, self._base(row)))
+        return {(rule.org, rule.id, self.entities.entities[row]) for rule, row in pairs}

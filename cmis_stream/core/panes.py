@@ -1,0 +1,127 @@
+"""Panes: exact sums of one stretch of event time per leaf, sparse in time and in leaves.
+
+One `Pane` holds the leaves that had events in it. While it is filled it maps leaves to places through an array; once
+packed it is sorted by leaf with each field in the smallest integer type that holds it, a fifth of the size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmis_stream.core.batch import Int32, Int64
+from cmis_stream.core.entities import grown
+from cmis_stream.core.metrics import FIELDS
+
+_EMPTY_LEAVES = np.zeros(0, np.int32)
+_EMPTY_SUMS = np.zeros((len(FIELDS), 0), np.int64)
+
+
+def add_at(target: Int64, places: npt.NDArray[Any], values: Int64) -> None:
+    """target[:, places] += values, counting repeated places each time."""
+    for field in range(len(FIELDS)):
+        np.add.at(target[field], places, values[field])
+
+
+def narrow(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same integers in the smallest type that holds them all."""
+    if not len(values):
+        return values.astype(np.int8)
+    low, high = int(values.min()), int(values.max())
+    for dtype in (np.uint8, np.uint16, np.int32):
+        limits = np.iinfo(dtype)
+        if limits.min <= low and high <= limits.max:
+            return values.astype(dtype)
+    return values.astype(np.int64)
+
+
+class Pane:
+    """Sums int64[6, k] of the k leaves with events in this pane.
+
+    Adding is commutative and associative: any order and any split of the same events gives the same pane.
+    """
+
+    __slots__ = ("_count", "_leaves", "_packed", "_place", "_sums", "dirty")
+
+    def __init__(self) -> None:
+        self._leaves: Int32 = _EMPTY_LEAVES
+        self._sums: Int64 = _EMPTY_SUMS
+        self._place: Int32 | None = np.zeros(0, np.int32)  # leaf -> place + 1
+        self._count = 0
+        self._packed: list[npt.NDArray[Any]] | None = None
+        self.dirty = True
+
+    def add(self, leaves: Int64, values: Int64) -> None:
+        """Adds values int64[6, n] of n events (leaves may repeat)."""
+        if self._place is None:
+            self._unpack()
+        assert self._place is not None
+        self._place = grown(self._place, int(leaves.max()) + 1)
+        places = self._place[leaves]
+        if not places.all():
+            new = np.unique(leaves[places == 0])
+            count = self._count + len(new)
+            self._leaves = grown(self._leaves, count)
+            self._sums = grown(self._sums, count)
+            self._leaves[self._count : count] = new
+            self._place[new] = np.arange(self._count + 1, count + 1, dtype=np.int32)
+            self._count = count
+            places = self._place[leaves]
+        add_at(self._sums, places - 1, values)
+        self.dirty = True
+
+    def __len__(self) -> int:
+        return self._count
+
+    def leaves(self) -> Int32:
+        return self._leaves[: self._count]
+
+    def sums(self) -> Int64:
+        if self._packed is not None:
+            return np.array(self._packed, np.int64).reshape(len(FIELDS), self._count)
+        return self._sums[:, : self._count]
+
+    def of(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int32, Int64]:
+        """Leaves int32[k] and sums int64[6, k] of the leaves whose flag in `chosen` (by leaf number) is set."""
+        leaves = self.leaves()
+        mask = chosen[leaves]
+        return (leaves, self.sums()) if mask.all() else (leaves[mask], self.sums()[:, mask])
+
+    def pack(self) -> None:
+        """Lets go of what only filling needs. A packed pane can still be added to; it unpacks by itself."""
+        if self._packed is not None:
+            return
+        order = np.argsort(self.leaves(), kind="stable")
+        self._leaves = self.leaves()[order]
+        self._packed = [narrow(row[order]) for row in self._sums[:, : self._count]]
+        self._sums, self._place = _EMPTY_SUMS, None
+
+    def _unpack(self) -> None:
+        self._sums = self.sums()
+        self._packed = None
+        self._place = np.zeros(int(self._leaves.max(initial=0)) + 1, np.int32)
+        self._place[self._leaves] = np.arange(1, self._count + 1, dtype=np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        arrays = [self._leaves, *(self._packed if self._packed is not None else [self._sums])]
+        return sum(array.nbytes for array in arrays) + (self._place.nbytes if self._place is not None else 0)
+
+    def columns(self) -> list[npt.NDArray[Any]]:
+        """Leaves and the six fields, narrow: what a checkpoint stores."""
+        if self._packed is not None:
+            return [self._leaves, *self._packed]
+        return [self.leaves(), *(narrow(row) for row in self.sums())]
+
+    @classmethod
+    def from_columns(cls, columns: list[npt.NDArray[Any]]) -> Pane:
+        pane = cls()
+        order = np.argsort(columns[0], kind="stable")
+        pane._leaves = columns[0][order].astype(np.int32)
+        pane._count = len(pane._leaves)
+        pane._packed = [np.ascontiguousarray(column[order]) for column in columns[1:]]
+        pane._place = None
+        pane.dirty = False
+        return pane
