@@ -107,3 +107,34 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         segments=[segment for b in batches for segment in b.segments],
         ids=[event_id for b in batches for event_id in b.ids],
     )
+
+
+def cut(batch: Batch, most: int) -> list[Batch]:
+    """The batch in pieces of at most `most` events, in order; each with the paths that it uses."""
+    total = len(batch.uid)
+    if total <= most:
+        return [batch]
+    ends = np.cumsum([segment.count for segment in batch.segments])
+    pieces = []
+    for start in range(0, total, most):
+        stop = min(start + most, total)
+        rows = slice(*np.searchsorted(batch.event, [start, stop]).tolist())
+        used, leaf = np.unique(batch.leaf[rows], return_inverse=True)
+        segments = [
+            Segment(s.org, s.source, s.sequenced, int(min(end, stop) - max(end - s.count, start)))
+            for s, end in zip(batch.segments, ends, strict=True)
+            if end > start and end - s.count < stop
+        ]
+        pieces.append(
+            Batch(
+                ts_ms=batch.ts_ms[rows],
+                leaf=leaf.astype(np.int32),
+                values=batch.values[:, rows],
+                event=batch.event[rows] - np.int32(start),
+                uid=batch.uid[start:stop],
+                paths=[batch.paths[i] for i in used.tolist()],
+                segments=segments,
+                ids=batch.ids[start:stop],
+            )
+        )
+    return pieces

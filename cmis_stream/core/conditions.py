@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmis_stream.core.batch import Int32, Int64
-from cmis_stream.core.entities import Entities, Entity
+from cmis_stream.core.entities import LEVELS, Entities, Entity
 from cmis_stream.core.metrics import CUSTOM_PREFIX, FIELDS, Float64, Sums, evaluate
 from cmis_stream.core.rules import SCOPE_FIELDS, Comparison, Condition, Group, Rule, comparisons, holds
 from cmis_stream.core.time import Window
@@ -153,7 +153,8 @@ class Bank:
         self.value = np.full(1024, np.nan)  # entity -> the last judged value times sign; NaN exceeds nothing
         self.seen = np.zeros(1024, bool)  # entities judged since their rules are what they are
         self.covered = np.zeros(1024, bool)  # entities in some segment
-        self.changed: set[int] = set()  # chunks of entities with new values, for the checkpoint
+        self.chunks: set[int] = set()  # of entities that have values
+        self.changed: set[int] = set()  # chunks with new ones, for the checkpoint
 
     CHUNK_BITS = 13
 
@@ -161,7 +162,8 @@ class Bank:
         key = self.key
         values = evaluate(key.metric, sums)
         if key.than:
-            values = values - key.factor * evaluate(key.than, sums)
+            with np.errstate(invalid="ignore"):
+                values = values - key.factor * evaluate(key.than, sums)
         defined = np.isfinite(values)
         if key.minimum is not None:
             with np.errstate(invalid="ignore"):
@@ -183,7 +185,9 @@ class Bank:
 
     def note_change(self, rows: Int64) -> None:
         if len(rows):
-            self.changed.update(np.unique(rows >> self.CHUNK_BITS).tolist())
+            changed = np.unique(rows >> self.CHUNK_BITS).tolist()
+            self.changed.update(changed)
+            self.chunks.update(changed)
 
 
 def bounds(comparison: Comparison) -> list[tuple[int, float]]:
@@ -230,8 +234,8 @@ class _Compiled:
     simple: bool
     at_rest: bool
     """Its truth when no comparison holds."""
-    guards: Guards
-    """What its normal form was made with; the same again gives the same banks."""
+    guards_used: Guards
+    """The minimums of its own that got banks; the same again gives the same banks."""
 
 
 class RuleBook:
@@ -242,8 +246,8 @@ class RuleBook:
         self.banks: dict[BankKey, Bank] = {}
         self.rules: list[_Compiled | None] = []
         self.of_org: dict[str, dict[str, int]] = {}  # org -> rule id -> number
-        self._ids: list[tuple[str, str]] = []  # number -> (rule id, severity), also of rules that are gone
-        self._terms: list[Term] = []
+        self._ids: list[tuple[str, str, str]] = []  # number -> (org, rule id, severity), also of rules that are gone
+        self.terms: list[Term] = []
         self._term_simple = np.zeros(0, bool)
         self._term_rule = np.zeros(0, np.int32)
         self._kinds: dict[str, set[tuple[tuple[str, ...], str, str]]] = defaultdict(set)  # org -> (kind, level, custom)
@@ -261,10 +265,17 @@ class RuleBook:
         return found
 
     def rule_id(self, number: int) -> str:
-        return self._ids[number][0]
+        return self._ids[number][1]
+
+    def name(self, number: int) -> tuple[str, str]:
+        """(org, rule id)."""
+        return self._ids[number][:2]
 
     def severity(self, number: int) -> str:
-        return self._ids[number][1]
+        return self._ids[number][2]
+
+    def term_of(self, number: int, bit: int) -> int:
+        return self._compiled(number).places[bit][2]
 
     # --- changing rules -------------------------------------------------------------------------------------------
 
@@ -290,8 +301,9 @@ class RuleBook:
                 own = guards_of[rule_id] if guards_of is not None else guards
                 kept[rule_id] = self._insert(rule, own, new_terms)
         self.of_org[org] = kept
-        self._term_simple = np.array([self._compiled_or_none(term.rule) for term in self._terms], bool)
-        self._term_rule = np.array([term.rule for term in self._terms], np.int32)
+        added = self.terms[len(self._term_rule) :]
+        self._term_simple = np.append(self._term_simple, np.array([self._compiled(term.rule).simple for term in added], bool))
+        self._term_rule = np.append(self._term_rule, np.array([term.rule for term in added], np.int32))
         self._place_org(org)
         self._recompile()
         self._wait_for_next_judgement(new_terms)
@@ -301,10 +313,6 @@ class RuleBook:
         compiled = self.rules[number]
         assert compiled is not None
         return compiled
-
-    def _compiled_or_none(self, number: int) -> bool:
-        compiled = self.rules[number]
-        return compiled is not None and compiled.simple
 
     def _guards(self, rules: Sequence[Rule]) -> Guards:
         """The minimums that get banks of their own: those that have one, then the most used."""
@@ -326,10 +334,11 @@ class RuleBook:
     def _insert(self, rule: Rule, guards: Guards, new_terms: list[int]) -> int:
         number = len(self.rules)
         when = normal_form(rule.when, guards)
+        used = frozenset((c.metric, c.window.name, c.minimum) for c in comparisons(when) if c.minimum)
         parts = list(comparisons(when))
-        compiled = _Compiled(rule, when, [], isinstance(when, Comparison), holds(when, iter([False] * len(parts))), guards)
+        compiled = _Compiled(rule, when, [], isinstance(when, Comparison), holds(when, iter([False] * len(parts))), used)
         self.rules.append(compiled)
-        self._ids.append((rule.id, rule.severity))
+        self._ids.append((rule.org, rule.id, rule.severity))
         for bit, comparison in enumerate(parts):
             ((sign, threshold),) = bounds(comparison)
             custom = comparison.metric.removeprefix(CUSTOM_PREFIX) if comparison.metric.startswith(CUSTOM_PREFIX) else ""
@@ -340,11 +349,11 @@ class RuleBook:
             scope = Scope(rule.level, rule.org, custom=custom, **dict(rule.scope))
             bank = self.banks.setdefault(key, Bank(key))
             layer = bank.layers.setdefault(scope.kind, Layer())
-            layer.terms_of[layer.segment_of(scope)][len(self._terms)] = threshold
+            layer.terms_of[layer.segment_of(scope)][len(self.terms)] = threshold
             layer.stale = True
-            compiled.places.append((key, scope, len(self._terms)))
-            new_terms.append(len(self._terms))
-            self._terms.append(Term(number, bit))
+            compiled.places.append((key, scope, len(self.terms)))
+            new_terms.append(len(self.terms))
+            self.terms.append(Term(number, bit))
             self._kinds[rule.org].add((scope.kind, rule.level, custom))
         return number
 
@@ -357,7 +366,7 @@ class RuleBook:
         for pair in [pair for pair in self.truths if pair[0] == number]:
             del self.truths[pair]
         self.firing = {pair for pair in self.firing if pair[0] != number}
-        self.waiting = {pair: on for pair, on in self.waiting.items() if self._terms[pair[0]].rule != number}
+        self.waiting = {pair: on for pair, on in self.waiting.items() if self.terms[pair[0]].rule != number}
 
     def _resolve(self, numbers: Iterable[int], at_ms: int) -> Transitions | None:
         pairs: list[tuple[int, int]] = []
@@ -404,14 +413,16 @@ class RuleBook:
     def _wait_for_next_judgement(self, terms: list[int]) -> None:
         """A rule does not fire on numbers from before it was in force: entities that exceed already wait to be judged."""
         for term in terms:
-            compiled = self._compiled(self._terms[term].rule)
-            key, scope, _ = compiled.places[self._terms[term].bit]
+            compiled = self._compiled(self.terms[term].rule)
+            key, scope, _ = compiled.places[self.terms[term].bit]
             for row in self._exceeding(key, scope, term):
                 self.waiting[term, row] = True
             if compiled.at_rest:
                 bank = self.banks[key]
                 segment = bank.layers[scope.kind]
-                bank.seen[np.flatnonzero(segment.segment == segment.segments[scope])] = False
+                rows = np.flatnonzero(segment.segment == segment.segments[scope])
+                bank.seen[rows] = False
+                bank.note_change(rows)
 
     # --- entities ---------------------------------------------------------------------------------------------------
 
@@ -421,8 +432,8 @@ class RuleBook:
             return
         for bank in self.banks.values():
             bank.make_room(total)
-        for row in range(self._placed, total):
-            self._place(row, self.entities.entities[row])
+        for row in self._placed + np.flatnonzero(self._has_rules(slice(self._placed, total))):
+            self._place(int(row), self.entities.entity(int(row)))
         self._placed = total
 
     def _place_org(self, org: str) -> None:
@@ -431,9 +442,15 @@ class RuleBook:
             bank.make_room(len(self.entities))
         number = self.entities.org_number.get(org)
         if number is not None:
-            for row in np.flatnonzero(self.entities.entity_org[: len(self.entities)] == number).tolist():
+            own = (self.entities.entity_org[: len(self.entities)] == number) & self._has_rules(slice(0, len(self.entities)))
+            for row in np.flatnonzero(own).tolist():
                 if row:
-                    self._place(row, self.entities.entities[row])
+                    self._place(row, self.entities.entity(row))
+
+    def _has_rules(self, rows: slice) -> npt.NDArray[np.bool_]:
+        """Flags of the entities of a level that has rules at all."""
+        levels = {LEVELS.index(level) for kinds in self._kinds.values() for _, level, _ in kinds}
+        return np.isin(self.entities.entity_level[rows], list(levels))
 
     def _place(self, row: int, entity: Entity) -> None:
         for kind, level, custom in self._kinds.get(entity.org, ()):
@@ -449,7 +466,7 @@ class RuleBook:
 
     def _base(self, row: int) -> int:
         """The entity itself for the series of one of its custom metrics: what a rule's state belongs to."""
-        entity = self.entities.entities[row]
+        entity = self.entities.entity(row)
         if not entity.custom:
             return row
         return self.entities.find(entity._replace(custom="")) or row
@@ -507,7 +524,7 @@ class RuleBook:
                     window=[part.window.name] * len(chosen),
                 )
             for i in np.flatnonzero(~simple).tolist():
-                k, term = which[i], self._terms[terms[i]]
+                k, term = which[i], self.terms[terms[i]]
                 value = float(values[k]) * bank.key.sign
                 row = self._base(int(rows[k]))
                 flips.append(Flip(term.rule, row, term.bit, bool(on[i]), int(at_ms[k]), value, sums[:, k], part.window.name))
@@ -544,7 +561,7 @@ class RuleBook:
         """Rules that hold while none of their comparisons does (`not …`) are decided when an entity is first judged."""
         for k in fresh.tolist():
             for term in layer.terms_of[layer.segment[rows[k]]]:
-                rule = self._terms[term].rule
+                rule = self.terms[term].rule
                 if self._compiled(rule).at_rest:
                     row = self._base(int(rows[k]))
                     flips.append(Flip(rule, row, -1, False, int(at_ms[k]), np.nan, sums[:, k], window))
@@ -588,5 +605,5 @@ class RuleBook:
                     start = layer.start[layer.segment[row]]
                     for term in layer.terms[start : start + layer.rank[row]].tolist():
                         if self._term_simple[term] and (term, row) not in self.waiting:
-                            pairs.add((self._compiled(self._terms[term].rule).rule, self._base(row)))
-        return {(rule.org, rule.id, self.entities.entities[row]) for rule, row in pairs}
+                            pairs.add((self._compiled(self.terms[term].rule).rule, self._base(row)))
+        return {(rule.org, rule.id, self.entities.entity(row)) for rule, row in pairs}

@@ -5,8 +5,10 @@ The order of a record's work: clock, duplicates, events into panes, closed panes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from cmis_stream.core.metrics import FIELDS
 from cmis_stream.core.rules import Rule
 from cmis_stream.core.time import FUTURE_MS, IDLE_MS, WINDOWS, Window
 from cmis_stream.core.windows import NEVER, PANE_MS, Judged, Windows
+
+_ORDER = itemgetter("at", "org", "rule", "level", "currency", "platform", "account", "campaign", "ad_set", "ad")
 
 LONGEST_STEP_MS = 2_000
 """Of the clock between two records. Time in which nobody ran the partition does not make an org idle."""
@@ -51,6 +55,7 @@ class Engine:
         self.seen = Seen()
         self.versions: dict[str, int] = {}
         self.rules_as_given: dict[str, list[Any]] = {}
+        self.evaluate_default: dict[str, str] = {}
         self.orgs_changed: set[str] = set()
         self.now_ms = 0
         self.uptime_ms = 0
@@ -107,27 +112,38 @@ class Engine:
         return step
 
     def adopt(
-        self, org: str, version: int, rules: Sequence[Rule], as_given: list[Any], guards_of: Mapping[str, Guards] | None = None
-    ) -> Step:
-        """Puts an org's rules in force, unless this version or a newer one already is."""
+        self, org: str, version: int, rules: Sequence[Rule], as_given: list[Any],
+        guards_of: Mapping[str, Guards] | None = None, evaluate: str = "live",
+    ) -> Step:  # fmt: skip
+        """Puts an org's rules in force, unless this version or a newer one already is.
+
+        as_given, evaluate: what the rules were parsed from, for the checkpoint. guards_of: recovery, `resume` follows.
+        """
         step = Step()
         if version <= self.versions.get(org, 0):
             return step
         self.versions[org] = version
         self.rules_as_given[org] = as_given
+        self.evaluate_default[org] = evaluate
         self.orgs_changed.add(org)
         number = self.entities.org_number.get(org)
         newest = int(self.windows.newest[number]) if number is not None and number < len(self.windows.newest) else NEVER
         resolved = self.rules.adopt(org, rules, newest if newest != NEVER else self.now_ms, guards_of)
         if resolved is not None:
             step.transitions.append(resolved)
+        if guards_of is not None:
+            return step
         self._keep_windows()
-        if number is not None and newest != NEVER and guards_of is None:
+        if number is not None and newest != NEVER:
             own = np.flatnonzero(self.entities.entity_org[: len(self.entities)] == number)
             for window in self.windows.closed.gone:
                 self.windows.unjudged.setdefault(window, set()).update(own[own > 0].tolist())
             self._judge_live(np.zeros(0, np.int64), step, everything_of=(number,))
         return step
+
+    def resume(self) -> None:
+        """After recovery: adds up the windows from the panes."""
+        self._keep_windows(anew=True)
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
@@ -195,7 +211,7 @@ class Engine:
 
     _live_rules: tuple[Window, ...] = ()
 
-    def _keep_windows(self) -> None:
+    def _keep_windows(self, anew: bool = False) -> None:
         """Views hold the windows that rules look at; new ones are added up from the panes."""
         self._live_rules = tuple(self.rules.windows("live"))
         for view, wanted in (
@@ -203,35 +219,44 @@ class Engine:
             (self.windows.closed, self.rules.windows("pane")),
         ):
             ordered = [window for window in WINDOWS.values() if window in wanted]
-            if list(view.gone) != ordered:
-                self.windows.keep(view, ordered)
+            if anew or list(view.gone) != ordered:
+                self.windows.keep(view, ordered, anew)
 
 
-def transition_lines(engine: Engine, parts: Sequence[Transitions]) -> Iterator[dict[str, Any]]:
-    """Transitions as plain objects: org, rule, the entity by its level's id, at (ms), state, value and the exact sums."""
-    entities, rules = engine.entities.entities, engine.rules
-    for part in parts:
-        for i in range(len(part)):
-            entity = entities[part.row[i]]
-            value = float(part.value[i])
-            yield {
-                "org": entity.org,
-                "rule": rules.rule_id(int(part.rule[i])),
-                "severity": rules.severity(int(part.rule[i])),
-                "level": entity.level,
-                "currency": entity.currency,
-                "platform": entity.platform,
-                "account": entity.account,
-                "campaign": entity.campaign,
-                "ad_set": entity.ad_set,
-                "ad": entity.ad,
-                "at": int(part.at_ms[i]),
-                "state": "firing" if part.firing[i] else "resolved",
-                "value": value if np.isfinite(value) else None,
-                "window": part.window[i],
-                "sums": dict(zip(FIELDS, part.sums[:, i].tolist(), strict=True)),
-                **({"reason": part.reason} if part.reason else {}),
-            }
+def transition_lines(engine: Engine, step: Step) -> list[dict[str, Any]]:
+    """A step's transitions as plain objects: org, rule, the entity, at (ms), state, value and the window's exact sums.
+
+    Ordered by (at, org, rule, entity), whatever the order in which rules were compiled: the same record gives the same
+    lines before and after a recovery, and their index in it is an identity.
+    """
+    rules = engine.rules
+    lines = []
+    for part in step.transitions:
+        columns = zip(part.rule.tolist(), part.row.tolist(), part.firing.tolist(), part.at_ms.tolist(), part.value.tolist(), strict=True)
+        for i, (rule, row, firing, at_ms, value) in enumerate(columns):
+            entity = engine.entities.entity(row)
+            lines.append(
+                {
+                    "org": entity.org,
+                    "rule": rules.rule_id(rule),
+                    "severity": rules.severity(rule),
+                    "level": entity.level,
+                    "currency": entity.currency,
+                    "platform": entity.platform,
+                    "account": entity.account,
+                    "campaign": entity.campaign,
+                    "ad_set": entity.ad_set,
+                    "ad": entity.ad,
+                    "at": at_ms,
+                    "state": "firing" if firing else "resolved",
+                    "value": value if math.isfinite(value) else None,
+                    "window": part.window[i],
+                    "sums": dict(zip(FIELDS, part.sums[:, i].tolist(), strict=True)),
+                    **({"reason": part.reason} if part.reason else {}),
+                }
+            )
+    lines.sort(key=_ORDER)
+    return lines
 
 
 def end_of_panes(largest_event_ms: int) -> int:

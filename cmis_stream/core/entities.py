@@ -8,16 +8,20 @@ sink of the levels a leaf does not have, so that adding needs no masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from cmis_stream.core.batch import PATH_SEPARATOR, Int32, Int64
+from cmis_stream.core.batch import PATH_SEPARATOR, Int64
+
+T = TypeVar("T", bound=np.generic)
 
 LEVELS = ("org", "platform", "campaign", "ad_set", "ad")
 SINK = 0
 
 # How many parts of a path, and which one must not be empty, make the entity of a level.
+_CUSTOM = "\x1e"
 _PARTS = {"org": 2, "platform": 3, "campaign": 5, "ad_set": 6, "ad": 7}
 
 
@@ -33,7 +37,7 @@ class Entity(NamedTuple):
     custom: str = ""
 
 
-def grown(array: Int32, size: int) -> Int32:
+def grown(array: npt.NDArray[T], size: int) -> npt.NDArray[T]:
     """The array, or a copy with room for `size` entries on its last axis, doubled, zeros behind."""
     have = array.shape[-1]
     if size <= have:
@@ -51,15 +55,17 @@ class Entities:
         self.orgs: list[str] = []
         self.org_number: dict[str, int] = {}
         self.paths: list[str] = []
-        self.entities: list[Entity] = [Entity("", "", "")]
         self.entity_org = np.zeros(1024, np.int32)
+        self.entity_level = np.zeros(1024, np.int8)  # place in LEVELS
         self.leaf_org = np.zeros(1024, np.int32)
         self.rows = np.zeros((len(self.levels), 1024), np.int32)  # [level, leaf] -> entity
+        self._keys: list[str] = [""]  # entity -> the part of a path that makes it
         self._leaf_number: dict[str, int] = {}
-        self._entity_number: dict[Entity, int] = {}
+        self._entity_number: dict[str, int] = {}
+        self._above: dict[str, list[int]] = {}  # path without the ad -> entities of the levels above
 
     def __len__(self) -> int:
-        return len(self.entities)
+        return len(self._keys)
 
     @property
     def leaves(self) -> int:
@@ -75,29 +81,70 @@ class Entities:
 
     def numbers(self, paths: Sequence[str]) -> Int64:
         """Leaf numbers int64[len(paths)]; new paths get new leaves and the entities above them."""
-        get, add = self._leaf_number.get, self._add
-        return np.array([number if (number := get(path)) is not None else add(path) for path in paths], np.int64)
+        get = self._leaf_number.get
+        known = [get(path, -1) for path in paths]
+        numbers = np.array(known, np.int64)
+        if -1 in known:
+            places = np.flatnonzero(numbers < 0)
+            numbers[places] = self._add([paths[i] for i in places.tolist()])
+        return numbers
 
-    def _add(self, path: str) -> int:
-        leaf = self._leaf_number[path] = len(self.paths)
-        self.paths.append(path)
-        self.leaf_org = grown(self.leaf_org, leaf + 1)
-        self.rows = grown(self.rows, leaf + 1)
-        parts = path.split(PATH_SEPARATOR)
-        org = self.leaf_org[leaf] = self.org(parts[0])
-        for level, name in enumerate(self.levels):
-            depth = _PARTS[name]
-            if not parts[depth - 1]:
-                continue
-            entity = Entity(name, *parts[:depth], custom=parts[7])
-            number = self._entity_number.get(entity)
-            if number is None:
-                number = self._entity_number[entity] = len(self.entities)
-                self.entities.append(entity)
-                self.entity_org = grown(self.entity_org, number + 1)
-                self.entity_org[number] = org
-            self.rows[level, leaf] = number
-        return leaf
+    def entity(self, number: int) -> Entity:
+        head, _, custom = self._keys[number].partition(_CUSTOM)
+        return Entity(LEVELS[self.entity_level[number]], *head.split(PATH_SEPARATOR), custom=custom)
 
     def find(self, entity: Entity) -> int | None:
-        return self._entity_number.get(entity)
+        depth = _PARTS[entity.level]
+        key = PATH_SEPARATOR.join(entity[1 : depth + 1])
+        return self._entity_number.get(f"{key}{_CUSTOM}{entity.custom}" if entity.custom else key)
+
+    def _add(self, paths: Sequence[str]) -> list[int]:
+        numbers, columns = [], []
+        for path in paths:
+            if path in self._leaf_number:  # twice in one call
+                numbers.append(self._leaf_number[path])
+                continue
+            numbers.append(len(self.paths))
+            self._leaf_number[path] = len(self.paths)
+            self.paths.append(path)
+            columns.append(self._entities_of(path))
+        first, total = len(self.paths) - len(columns), len(self.paths)
+        self.leaf_org = grown(self.leaf_org, total)
+        self.rows = grown(self.rows, total)
+        if columns:
+            self.leaf_org[first:total] = [column[0] for column in columns]
+            self.rows[:, first:total] = np.array([column[1:] for column in columns], np.int32).T
+        return numbers
+
+    def _entities_of(self, path: str) -> list[int]:
+        """The org's number and the entities of the kept levels that this leaf adds to."""
+        head, _, custom = path.rpartition(PATH_SEPARATOR)
+        parent, _, ad = head.rpartition(PATH_SEPARATOR)
+        key = f"{parent}{_CUSTOM}{custom}" if custom else parent
+        above = self._above.get(key)
+        if above is None:
+            parts = parent.split(PATH_SEPARATOR)
+            org = self.org(parts[0])
+            above = [org]
+            for name in self.levels:
+                depth = _PARTS[name]
+                if name != "ad":
+                    present = parts[depth - 1] != ""
+                    above.append(self._number(name, PATH_SEPARATOR.join(parts[:depth]), custom, org) if present else SINK)
+            self._above[key] = above
+        if "ad" not in self.levels:
+            return above
+        return [*above, self._number("ad", head, custom, above[0]) if ad else SINK]
+
+    def _number(self, level: str, key: str, custom: str, org: int) -> int:
+        if custom:
+            key = f"{key}{_CUSTOM}{custom}"
+        number = self._entity_number.get(key)
+        if number is None:
+            number = self._entity_number[key] = len(self._keys)
+            self._keys.append(key)
+            self.entity_org = grown(self.entity_org, number + 1)
+            self.entity_level = grown(self.entity_level, number + 1)
+            self.entity_org[number] = org
+            self.entity_level[number] = LEVELS.index(level)
+        return number

@@ -188,16 +188,18 @@ class Windows:
         before, after = self.closed.head[:orgs].copy(), target[:orgs]
         moving = after > before
         if moving.any():
-            points = self._points(int(before[moving].min()) + 1, int(after[moving].max()))
+            amended = np.unique(late[0]).tolist() if late is not None else ()
+            points = self._points(int(before[moving].min()) + 1, int(after[moving].max()), amended)
             if late is not None or any(self.unjudged.values()):
-                first = np.unique(before[moving] + 1)
+                first = np.unique(np.concatenate((before[moving] + 1, late[3] if late is not None else before[:0])))
                 ends = [end for unit in UNITS for end in (first // unit * unit + unit - 1).tolist()]
-                points = sorted({*points, *ends, *(np.unique(late[3]).tolist() if late else ())})
+                points = sorted({*points, *ends, *first.tolist()})
             for pane in points:
                 chosen = (before < pane) & (pane <= after)
                 if not chosen.any():
                     continue
                 if late is not None:
+                    self.closed.head[:orgs][chosen] = pane - 1
                     late = self._amend_until(pane, chosen, late)
                 self.closed.head[:orgs][chosen] = pane
                 yield from self._close_pane(pane, chosen)
@@ -207,20 +209,25 @@ class Windows:
         if moving.any():
             self._forget()
 
-    def _points(self, low: int, high: int) -> list[int]:
-        """The panes in low..high at which anything can happen: data, the end of a coarser pane, a pane leaving a window."""
+    def _points(self, low: int, high: int, amended: Iterable[int] = ()) -> list[int]:
+        """The panes in low..high at which anything can happen: data, the end of a coarser pane, a pane leaving a window.
+
+        amended: panes of 10 s that late events are about to amend.
+        """
         if high - low < 8:
             return list(range(low, high + 1))
+        shapes = {(UNITS[resolution(window)], window.panes) for window in (*self.live.gone, *self.closed.gone)}
         points: set[int] = set()
-        for panes, unit in zip(self.panes, UNITS, strict=True):
+        for panes, unit in zip((*self.panes, amended), (*UNITS, 1), strict=True):
             for number in panes:
-                first, last = number * unit, number * unit + unit - 1
-                points.update((first, last) if unit == 1 else (last,))
-                if unit == 1:
-                    points.update(first // coarser * coarser + coarser - 1 for coarser in UNITS[1:])
-                for window in {*self.live.gone, *self.closed.gone}:
-                    if UNITS[resolution(window)] == unit:
-                        points.update((first + window.panes * unit, last + window.panes * unit))
+                first = number * unit
+                points.add(first)
+                # Coarser panes that are not made yet will be made, and will leave, on the way.
+                points.update(first // coarser * coarser + coarser - 1 for coarser in UNITS if coarser >= unit)
+                for coarser, count in shapes:
+                    if coarser >= unit:
+                        leaves = (first // coarser + count) * coarser
+                        points.update((leaves, leaves + coarser - 1))
         return sorted(point for point in points if low <= point <= high)
 
     def _close_pane(self, number: int, chosen: Flags) -> Iterator[Judged]:
@@ -306,8 +313,9 @@ class Windows:
             view.add(leaves, values)
             head = view.head[org]
             for window in view.gone:
-                unit = UNITS[resolution(window)]
-                outside = pane // unit <= head // unit - window.panes
+                unit, kept = UNITS[resolution(window)], KEPT[resolution(window)]
+                # The live head may lag behind the closed one here: what no pane has kept will not leave later.
+                outside = pane // unit <= np.maximum(head // unit - window.panes, closed // unit - kept)
                 if outside.any():
                     view.drop(window, leaves[outside], values[:, outside])
         amended = self._entities_of([leaves.astype(np.int32)]).tolist()
@@ -359,6 +367,9 @@ class Windows:
     def _forget(self) -> None:
         """Packs panes that are final for everyone and drops those that no window needs any more."""
         heads = self.closed.head[: len(self.entities.orgs)]
+        if self.live.gone:
+            # The live view has not moved yet: it still has to drop what lies between its head and the closed one.
+            heads = np.minimum(heads, self.live.head[: len(heads)])
         heads = heads[heads != NEVER]
         slowest, fastest = int(heads.min()), int(heads.max())
         for store, unit, kept in zip(self.panes, UNITS, KEPT, strict=True):
@@ -370,14 +381,23 @@ class Windows:
                 if number * unit + unit - 1 <= max(slowest - 2, fastest - KEPT[0]):
                     pane.pack()
 
-    def keep(self, view: View, windows: Iterable[Window]) -> None:
-        """Makes a view hold just these windows; new ones are added up from the panes."""
+    def set_heads(self, newest: Int64, live: Int64, closed: Int64) -> None:
+        """Recovery: the times that belong to the panes."""
+        self._make_room()
+        self.newest[: len(newest)] = newest
+        self.live.head[: len(live)] = live
+        self.closed.head[: len(closed)] = closed
+
+    def keep(self, view: View, windows: Iterable[Window], anew: bool = False) -> None:
+        """Makes a view hold just these windows; new ones (anew: all) are added up from the panes."""
         if not view.gone:
             # A view without windows does not count, and any total will do: what matters is total - gone.
             view.total[:] = 0
+            if view is self.live:
+                view.head = np.where(self.newest == NEVER, NEVER, self.newest // PANE_MS)
         self._make_room()
         view.gone = {
-            window: gone if (gone := view.gone.get(window)) is not None else view.total - self.window_sums(window, view)
+            window: gone if (gone := view.gone.get(window)) is not None and not anew else view.total - self.window_sums(window, view)
             for window in windows
         }
 

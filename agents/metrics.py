@@ -1,0 +1,82 @@
+"""Metrics: reads envelopes of cmis.metrics.v1, keeps windows per partition, judges rules, sends transitions.
+
+Keyed by org (so all of an org is in one partition), acked by checkpoint: a record is acked to the source when its
+outputs and the state that includes it are durable. docs/design/checkpoints.md is the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import faust
+
+from cmis_stream.log.envelope import RuleSet, Tick, encode
+from cmis_stream.log.owner import Owner
+from cmis_stream.log.table import CheckpointTable
+from cmis_stream.runtime import CHANGES, METRICS, Runtime, read_change
+
+TICK_S = 1.0
+SAVE_S = 0.25
+
+
+def attach(app: faust.App, runtime: Runtime) -> None:
+    topic = runtime.raw_topic(METRICS)
+    raw = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    table = CheckpointTable(app, name="state", schema=raw, partitions=runtime.partitions, beacon=app.tables.beacon)
+    app.tables.add(table)
+    owners = runtime.owners
+
+    async def take_over() -> None:
+        """Recovery is complete: an owner for each assigned partition, with the state of its changelog."""
+        for tp in sorted(app.assignor.assigned_actives()):
+            if tp.topic != METRICS or tp.partition in owners:
+                continue
+            owner = Owner(
+                METRICS, tp.partition, runtime.new_engine(), generation=runtime.generation(), send=runtime.send, store=table.put
+            )
+            await asyncio.to_thread(owner.load, table.take(tp.partition))
+            owners[tp.partition] = owner
+        runtime.recovered.set()
+
+    table.on_recover(take_over)
+
+    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
+    async def let_go(_app: faust.App, revoked: Any, **_: Any) -> None:
+        for tp in revoked:
+            owner = owners.pop(tp.partition, None) if tp.topic == METRICS else None
+            if owner is not None:
+                owner.abandon()
+
+    @app.agent(topic, concurrency=1, name="metrics")  # type: ignore[untyped-decorator]
+    async def metrics(stream: Any) -> None:
+        async for event in stream.noack().events():
+            owner = owners.get(event.message.partition)
+            if owner is None:
+                continue  # revoked while it was queued: whoever owns the partition now reads it again
+            with runtime.guard("metrics"):
+                await owner.apply(event.message.offset, event.value, event.ack)
+
+    @app.timer(interval=SAVE_S, name="checkpoints")  # type: ignore[untyped-decorator]
+    async def save() -> None:
+        for owner in list(owners.values()):
+            with runtime.guard("checkpoint"):
+                await owner.save_if_due()
+
+    @app.timer(interval=TICK_S, name="ticks")  # type: ignore[untyped-decorator]
+    async def tick() -> None:
+        """Idle partitions learn from the log, too, that time passes."""
+        for owner in list(owners.values()):
+            if owner.idle_s >= TICK_S and runtime.ticking:
+                await runtime.send(METRICS, owner.partition, encode(Tick(runtime.clock())))
+
+    @app.agent(runtime.raw_topic(CHANGES), concurrency=1, name="catalog")  # type: ignore[untyped-decorator]
+    async def catalog(stream: Any) -> None:
+        """Copies each new rule set into the metrics log: its place there says from which event on it is in force."""
+        async for event in stream.noack().events():
+            with runtime.guard("catalog"):
+                change = read_change(event.value)
+                if change is not None:
+                    record = RuleSet(runtime.clock(), change.org, change.version, change.rules, change.evaluate)
+                    await (await runtime.send(METRICS, event.message.partition, encode(record)))
+                event.ack()

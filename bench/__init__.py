@@ -1,0 +1,1 @@
+"""Benchmarks: what the engine and its peers do with the same workload; see README.md."""

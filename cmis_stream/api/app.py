@@ -1,0 +1,143 @@
+"""The API's app, made from its ports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from .ingest import CLOUD_EVENT, CLOUD_EVENTS, JSON, NDJSON, ApiPorts, Ingest
+from .problems import Problem, RequestIds, on_bug, on_http_exception, on_problem
+
+_HEALTHY = msgspec.json.encode({"status": "ok"})
+
+_FLAT: dict[str, Any] = {
+    "id": "e1", "ts": 1767225600000, "platform": "meta", "campaign": "c1", "ad_set": "s1", "ad": "a1",
+    "impressions": 1200, "clicks": 31, "spend": 14.2, "conversions": 2, "revenue": 61.5,
+    "custom": {"video_views": 300},
+}  # fmt: skip
+_CLOUD: dict[str, Any] = {
+    "specversion": "1.0", "id": "e1", "source": "//meta/act_7", "type": "cmis.ads.metrics.v1",
+    "time": "2026-01-01T00:00:00Z", "orgid": "acme",
+    "data": {"platform": "meta", "account_id": "act_7", "campaign_id": "c1", "impressions": 1200, "clicks": 31, "spend": 14.2,
+             "currency": "EUR"},
+}  # fmt: skip
+_ERROR: dict[str, Any] = {
+    "index": 1, "line": 2, "id": "e2", "code": "out_of_range", "field": "spend", "got": "-1", "expected": "a number from 0 to 9007199254",
+    "detail": "spend: expected a number from 0 to 9007199254, got -1", "pointer": "/spend",
+}  # fmt: skip
+
+
+def _result_schema() -> dict[str, Any]:
+    count = {"type": "integer", "minimum": 0}
+    text = {"type": "string"}
+    error = {
+        "type": "object",
+        "properties": {
+            "index": {**count, "description": "0-based position in the request"},
+            "line": {"type": ["integer", "null"], "description": "1-based, NDJSON only"},
+            "id": {"type": ["string", "null"]},
+            **{name: text for name in ("code", "field", "got", "expected", "detail", "pointer")},
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["accepted", "rejected", "errors_total", "errors"],
+        "properties": {
+            "accepted": count, "rejected": count, "errors_total": count,
+            "errors": {"type": "array", "items": error, "maxItems": 100},
+        },
+    }  # fmt: skip
+
+
+def _problem(description: str) -> dict[str, Any]:
+    properties = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")}
+    schema = {"type": "object", "properties": {**properties, "status": {"type": "integer"}}}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _ingest_openapi() -> dict[str, Any]:
+    line = msgspec.json.encode(_FLAT).decode() + "\n"
+    header = {"in": "header", "required": False}
+    return {
+        "security": [{"token": []}],
+        "parameters": [
+            {**header, "name": "Cmis-Source", "schema": {"type": "string", "maxLength": 200},
+             "description": "The sender's name, under which events are deduplicated. Default: token:<token id>."},
+            {**header, "name": "Cmis-Sequence", "schema": {"type": "integer", "minimum": 0},
+             "description": "Number of the body's first event, for senders that count theirs: what was seen is never counted twice."},
+            {**header, "name": "Content-Encoding", "schema": {"type": "string", "enum": ["identity", "gzip"]}},
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                NDJSON: {"schema": {"type": "string"}, "example": line * 2},
+                JSON: {"schema": {"type": ["object", "array"]}, "example": [_FLAT]},
+                CLOUD_EVENT: {"schema": {"type": "object"}, "example": _CLOUD},
+                CLOUD_EVENTS: {"schema": {"type": "array", "items": {"type": "object"}}, "example": [_CLOUD]},
+            },
+        },
+    }  # fmt: skip
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Durable in the log. Rejected events are listed, at most 100 of them, and kept as dead letters.",
+        "content": {
+            "application/json": {
+                "schema": _result_schema(),
+                "example": {"accepted": 1, "rejected": 1, "errors_total": 1, "errors": [_ERROR]},
+            }
+        },
+    },
+    400: _problem("The body or a header cannot be read."),
+    401: _problem("No valid token."),
+    403: _problem("The token lacks the scope `ingest`."),
+    404: _problem("No such org, or the token is of another."),
+    413: _problem("More than 64 MiB, or 8 MiB compressed."),
+    415: _problem("Content-Type or Content-Encoding is not taken."),
+    422: _problem("Every event was rejected; the document lists them as a 200 does."),
+    429: _problem("Busy: send the same request again after Retry-After."),
+    503: _problem("The log cannot be written: send the same request again."),
+}
+
+
+def create_app(ports: ApiPorts) -> FastAPI:
+    """The app with ingest and health; the caller adds further routers. It holds no state beside `ports`."""
+    app = FastAPI(title="CMIS Stream", version="1", docs_url="/docs", redoc_url=None)
+    app.add_middleware(RequestIds)
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_bug)
+    ingest = Ingest(ports)
+
+    @app.post(
+        "/api/orgs/{org}/events",
+        summary="Send events",
+        operation_id="send_events",
+        tags=["events"],
+        response_class=Response,
+        responses=_RESPONSES,
+        openapi_extra=_ingest_openapi(),
+    )
+    async def send_events(request: Request, org: str) -> Response:
+        """Ad metric events as NDJSON, CloudEvents or JSON, one or many. Good events are kept, bad ones are listed."""
+        return await ingest(request, org)
+
+    @app.get("/healthz", summary="Is the process alive", operation_id="health", tags=["operations"])
+    async def health() -> Response:
+        return Response(_HEALTHY, media_type="application/json")
+
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["token"] = {"type": "http", "scheme": "bearer", "description": "cmis_<token id>_<secret>"}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+    return app

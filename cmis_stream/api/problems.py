@@ -1,0 +1,125 @@
+"""Problem documents (RFC 9457): what every error of the API looks like.
+
+Codes besides those of `core.errors`, one published enumeration, never renamed:
+
+    unauthorized        401  no token, or one that is not valid
+    forbidden           403  the token lacks a scope
+    not_found           404  no such path or thing, or one of another org
+    method_not_allowed  405
+    too_large           413  a body, compressed or not, beyond its limit
+    unsupported_media   415  a Content-Type or Content-Encoding that the path does not take
+    all_rejected        422  none of the events of a request could be taken
+    busy                429  more than the system takes right now; Retry-After says when to come back
+    internal            500  a mistake of ours
+    unavailable         503  the log cannot be written; nothing of the request was kept for certain
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..core.errors import CmisError
+
+TITLES = {
+    "malformed": "The request cannot be read",
+    "invalid": "A part of the request is not valid",
+    "unauthorized": "A valid token is needed",
+    "forbidden": "The token does not allow this",
+    "not_found": "Not found",
+    "method_not_allowed": "The path does not take this method",
+    "too_large": "The body is too large",
+    "unsupported_media": "The body's type is not supported",
+    "all_rejected": "No event could be taken",
+    "busy": "Too busy right now",
+    "internal": "Something went wrong on our side",
+    "unavailable": "The log cannot be reached",
+}
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 401: "unauthorized", 403: "forbidden", 413: "too_large"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_log = logging.getLogger(__name__)
+
+
+class Problem(CmisError):
+    """Raised anywhere below a route: becomes the answer. `extra` are further members of the document."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.headers, self.extra = dict(headers or {}), dict(extra or {})
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    document = {
+        "type": f"/problems/{problem.code}",
+        "title": TITLES.get(problem.code, problem.code),
+        "status": problem.status,
+        "detail": problem.detail,
+        "request_id": request_id,
+        **problem.extra,
+    }
+    headers = {**problem.headers, "Request-Id": request_id} if request_id else problem.headers
+    return Response(msgspec.json.encode(document), problem.status, headers, "application/problem+json")
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(request, error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
+    detail = {404: "There is nothing at this path.", 405: f"{request.method} is not among this path's methods."}
+    problem = Problem(error.status_code, code, detail.get(error.status_code, str(error.detail)), headers=error.headers)
+    return problem_response(request, problem)
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """The last resort; the traceback goes to the log under the request's id, and no word of it to the caller."""
+    _log.error("request %s failed", request.scope.get("state", {}).get("request_id"), exc_info=error)
+    detail = "The request failed by a mistake of ours; the log has it under this request's id."
+    return problem_response(request, Problem(500, "internal", detail))
+
+
+class RequestIds:
+    """ASGI middleware: every request has an id, its sender's own if that is a sane one, and every answer names it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"request-id"), "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                headers.setdefault("Request-Id", request_id)
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)

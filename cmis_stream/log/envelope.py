@@ -1,0 +1,117 @@
+"""The records of cmis.metrics.v1: one of three kinds, each stamped with the time of its arrival.
+
+    events  a batch of ad metric events of one partition, several orgs together, as columns
+    tick    time passes in an idle partition; with a watermark: everything up to there is final (the end of a replay)
+    rules   from here on an org's rules are these; so the log alone says which rules judged which event
+
+A record is msgpack: {"k": kind, "v": version, "t": stamp in epoch ms, …}. Integers stand in the smallest type that holds
+the column, times as distances from the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from cmis_stream.core.batch import Batch, Segment
+from cmis_stream.core.errors import Rejected
+from cmis_stream.core.panes import narrow
+from cmis_stream.log.codec import pack, unpack
+
+VERSION = 1
+_ID_SEPARATOR = "\n"  # identifiers hold no control characters
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    stamp_ms: int
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    stamp_ms: int
+    watermark_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    stamp_ms: int
+    org: str
+    version: int
+    rules: list[Any]
+    evaluate: str = "live"
+    """What rules mean that do not say how they are evaluated."""
+
+
+Record = Events | Tick | RuleSet
+
+
+def encode(record: Record) -> bytes:
+    head = {"v": VERSION, "t": record.stamp_ms}
+    if isinstance(record, Tick):
+        return pack({"k": "tick", **head, "w": record.watermark_ms})
+    if isinstance(record, RuleSet):
+        return pack({"k": "rules", **head, "org": record.org, "version": record.version, "rules": record.rules, "evaluate": record.evaluate})
+    batch = record.batch
+    base = int(batch.ts_ms.min())
+    one_row_each = len(batch.uid) == len(batch)
+    return pack(
+        {
+            "k": "events",
+            **head,
+            "base": base,
+            "ts": narrow(batch.ts_ms - base),
+            "leaf": narrow(batch.leaf),
+            "values": [narrow(row) if row.any() else None for row in batch.values],
+            "event": None if one_row_each else narrow(batch.event),
+            "uid": narrow(batch.uid.view(np.int64)) if all(s.sequenced for s in batch.segments) else batch.uid,
+            "paths": list(batch.paths),
+            "segments": [(s.org, s.source, s.sequenced, s.count) for s in batch.segments],
+            "ids": _ID_SEPARATOR.join(batch.ids),
+        }
+    )
+
+
+def decode(data: bytes) -> Record:
+    """The record in `data`; Rejected("malformed") when it is none of ours."""
+    try:
+        raw = unpack(data)
+        kind, version, stamp = raw["k"], raw["v"], raw["t"]
+        if version != VERSION:
+            raise Rejected("unsupported", "v", version, f"version {VERSION}")
+        if kind == "tick":
+            return Tick(stamp, raw["w"])
+        if kind == "rules":
+            return RuleSet(stamp, raw["org"], raw["version"], raw["rules"], raw["evaluate"])
+        if kind == "events":
+            return Events(stamp, _batch(raw))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, msgspec.MsgspecError) as error:
+        raise Rejected("malformed", "", data[:40], f"an envelope ({type(error).__name__}: {error})") from None
+    raise Rejected("invalid", "k", kind, "events, tick or rules")
+
+
+def _batch(raw: dict[str, Any]) -> Batch:
+    n = len(raw["ts"])
+    values = np.zeros((len(raw["values"]), n), np.int64)
+    for i, column in enumerate(raw["values"]):
+        if column is not None:
+            values[i] = column
+    batch = Batch(
+        ts_ms=raw["ts"].astype(np.int64) + raw["base"],
+        leaf=raw["leaf"].astype(np.int32),
+        values=values,
+        event=np.arange(n, dtype=np.int32) if raw["event"] is None else raw["event"].astype(np.int32),
+        uid=raw["uid"].astype(np.uint64),
+        paths=raw["paths"],
+        segments=[Segment(*segment) for segment in raw["segments"]],
+        ids=raw["ids"].split(_ID_SEPARATOR),
+    )
+    if len(batch.leaf) != n or len(batch.event) != n or sum(s.count for s in batch.segments) != len(batch.uid):
+        raise ValueError("columns of different lengths")
+    if n and not (0 <= batch.leaf.min() and batch.leaf.max() < len(batch.paths) and batch.event.max() < len(batch.uid)):
+        raise ValueError("an index points outside its list")
+    return batch

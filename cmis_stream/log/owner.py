@@ -1,0 +1,175 @@
+"""A partition in the hands of one process: its engine, what it has sent, what it still owes an ack.
+
+Order, always: outputs acknowledged, then the checkpoint, then the source. docs/design/checkpoints.md tells why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import orjson
+
+from cmis_stream.core import state
+from cmis_stream.core.batch import PATH_SEPARATOR, Batch
+from cmis_stream.core.engine import Engine, Step, transition_lines
+from cmis_stream.core.entities import Entities, Entity
+from cmis_stream.core.errors import Rejected, shown
+from cmis_stream.core.rules import parse_rule
+from cmis_stream.log import envelope
+from cmis_stream.log.checkpoint import CheckpointWriter, Write, recover
+
+CHECKPOINT_RECORDS = 20
+CHECKPOINT_S = 1.0
+MOST_HELD = 400
+"""Records applied and not yet acked; beyond this applying waits for the checkpoint under way."""
+
+Send = Callable[[str, int, bytes], Awaitable[Awaitable[Any]]]
+"""(topic, partition, value): sends, and returns what completes when the record is durable."""
+Store = Callable[[int, list[Write]], Awaitable[list[Awaitable[Any]]]]
+
+_PATH_FIELDS = ("org", "currency", "platform", "account", "campaign", "ad_set", "ad")
+TRANSITIONS, DEAD_LETTERS = "cmis.transitions.v1", "cmis.dead_letters.v1"
+
+
+class Owner:
+    """Applies the records of one partition of a source topic and keeps its state safe."""
+
+    def __init__(self, topic: str, partition: int, engine: Engine, *, generation: str, send: Send, store: Store) -> None:
+        self.topic, self.partition, self.engine = topic, partition, engine
+        self.position = -1
+        self.applied_at = time.monotonic()
+        self._generation = generation
+        self._send, self._store = send, store
+        self._writer = CheckpointWriter(generation)
+        self._stale_keys: list[bytes] = []
+        self._leaves_stored = 0
+        self._outputs: list[Awaitable[Any]] = []
+        self._held: list[Callable[[], Any]] = []
+        self._checkpointed_at = time.monotonic()
+        self._saving: asyncio.Task[None] | None = None
+
+    def load(self, records: dict[bytes, bytes]) -> None:
+        """Takes over the state in a changelog. Slow for a large one: call it in a thread."""
+        recovered = recover(records)
+        self._stale_keys = recovered.stale_keys
+        if recovered.items:
+            state.restore(self.engine, recovered.items)
+            self.position = recovered.position
+
+    async def apply(self, offset: int, value: bytes | None, ack: Callable[[], Any]) -> Step | None:
+        """Applies the record at `offset`; `ack` is called once its effects are safe. None: it was applied before."""
+        if offset <= self.position:
+            ack()
+            return None
+        step = await self._apply(offset, value or b"")
+        self.position = offset
+        self.applied_at = time.monotonic()
+        self._held.append(ack)
+        if len(self._held) >= CHECKPOINT_RECORDS or self.applied_at - self._checkpointed_at >= CHECKPOINT_S:
+            await self.checkpoint()
+        if len(self._held) >= MOST_HELD and self._saving is not None:
+            await self._saving
+        return step
+
+    async def _apply(self, offset: int, value: bytes) -> Step:
+        try:
+            record = envelope.decode(value)
+        except Rejected as error:
+            await self._dead_letter(offset, [{**error.as_dict(), "record": shown(value, 400)}])
+            return Step()
+        match record:
+            case envelope.Events(stamp_ms, batch):
+                step = self.engine.apply(batch, stamp_ms)
+                if step.refused:
+                    await self._dead_letter(offset, [_refusal(batch, event, code) for event, code in step.refused])
+            case envelope.Tick(stamp_ms, watermark_ms):
+                step, batch = self.engine.tick(stamp_ms, watermark_ms), None
+            case envelope.RuleSet(_, org, version, rules, evaluate):
+                parsed = [parse_rule(rule, evaluate=evaluate) for rule in rules]
+                step, batch = self.engine.adopt(org, version, parsed, rules, evaluate=evaluate), None
+        if step.changes:
+            await self._publish(offset, record.stamp_ms, transition_lines(self.engine, step), batch)
+        return step
+
+    async def _publish(self, offset: int, stamp_ms: int, lines: list[dict[str, Any]], batch: Batch | None) -> None:
+        """One record with all transitions of a source record; each is identified by the position and its index."""
+        if batch is not None:
+            _add_evidence(self.engine.entities, lines, batch)
+        for index, line in enumerate(lines):
+            line["id"] = f"{self.topic}/{self.partition}/{offset}/{index}"
+        body = {"source": [self.topic, self.partition, offset], "stamp": stamp_ms, "transitions": lines}
+        self._outputs.append(await self._send(TRANSITIONS, self.partition, orjson.dumps(body)))
+
+    async def _dead_letter(self, offset: int, reasons: list[dict[str, Any]]) -> None:
+        body = {"source": [self.topic, self.partition, offset], "reasons": reasons}
+        self._outputs.append(await self._send(DEAD_LETTERS, self.partition, orjson.dumps(body)))
+
+    @property
+    def idle_s(self) -> float:
+        return time.monotonic() - self.applied_at
+
+    async def save_if_due(self) -> None:
+        """For a partition that has grown quiet: its last records are acked within a second, too."""
+        if self._held and time.monotonic() - self._checkpointed_at >= CHECKPOINT_S:
+            await self.checkpoint()
+        elif self._saving is not None and self._saving.done():
+            self._saving.result()
+
+    async def checkpoint(self, *, wait: bool = False) -> None:
+        """Begins a checkpoint of the state as it is now, unless one is under way. wait: until all that is applied is safe."""
+        if self._saving is not None and wait:
+            await self._saving
+        if self._held and (self._saving is None or self._saving.done()):
+            if self._saving is not None:
+                self._saving.result()
+            changed = state.changed(self.engine, self._leaves_stored)
+            self._leaves_stored = self.engine.entities.leaves
+            writes = self._writer.write(self.position, changed, state.keys(self.engine), lambda key: state.export(self.engine, key))
+            outputs, self._outputs = self._outputs, []
+            held, self._held = self._held, []
+            self._checkpointed_at = time.monotonic()
+            self._saving = asyncio.ensure_future(self._save(outputs, writes, held))
+        if wait and self._saving is not None:
+            await self._saving
+
+    async def _save(self, outputs: list[Awaitable[Any]], writes: list[Write], held: list[Callable[[], Any]]) -> None:
+        await asyncio.gather(*outputs)
+        await asyncio.gather(*await self._store(self.partition, writes))
+        for ack in held:
+            ack()
+        if self._stale_keys:
+            # The state is safe in this generation's keys; whatever older ones hold is not needed any more.
+            stale, self._stale_keys = self._stale_keys, []
+            await asyncio.gather(*await self._store(self.partition, [(key, None) for key in stale]))
+
+    def abandon(self) -> None:
+        """The partition belongs to someone else now: nothing more is written or acked."""
+        if self._saving is not None:
+            self._saving.cancel()
+        self._held, self._outputs = [], []
+
+
+def _refusal(batch: Batch, event: int, code: str) -> dict[str, Any]:
+    row = int((batch.event == event).argmax())
+    path = batch.paths[int(batch.leaf[row])].split(PATH_SEPARATOR)
+    return {"code": code, "id": batch.ids[event], "org": path[0], "ts": int(batch.ts_ms[row]), "entity": path[2:7]}
+
+
+def _add_evidence(entities: Entities, lines: list[dict[str, Any]], batch: Batch) -> None:
+    """The ids of up to three of the record's last events about the entity of each transition, newest first."""
+    leaves = entities.numbers(batch.paths)[batch.leaf]
+    sorted_by_level: dict[str, tuple[Any, Any]] = {}
+    for line in lines:
+        level = line["level"]
+        if level not in sorted_by_level:
+            rows = entities.rows[entities.levels.index(level)][leaves]
+            order = np.argsort(rows, kind="stable")
+            sorted_by_level[level] = rows[order], batch.event[order]
+        rows, events = sorted_by_level[level]
+        row = entities.find(Entity(level, *(line[name] for name in _PATH_FIELDS)))
+        start, stop = np.searchsorted(rows, [row, row + 1]) if row is not None else (0, 0)
+        line["events"] = [batch.ids[event] for event in dict.fromkeys(events[start:stop][::-1].tolist())][:3]

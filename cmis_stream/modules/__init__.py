@@ -1,0 +1,1 @@
+"""The product modules; each meets the others through topics, references and ports only."""

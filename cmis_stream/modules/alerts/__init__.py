@@ -1,0 +1,1 @@
+"""Alerts. For now: rules from a file."""

@@ -1,0 +1,204 @@
+"""Everything of one instance, built once and handed on: log, Faust app, packer, tokens. No globals."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import faust
+import orjson
+
+from cmis_stream.core.batch import Batch
+from cmis_stream.core.engine import Engine
+from cmis_stream.core.entities import LEVELS
+from cmis_stream.core.errors import CmisError, shown
+from cmis_stream.core.time import WINDOWS
+from cmis_stream.feeds.decode import Refusal
+from cmis_stream.log.owner import DEAD_LETTERS, TRANSITIONS, Owner
+from cmis_stream.log.packer import Packer
+from cmis_stream.log.topics import load_topics, partition_for
+from cmis_stream.log.transport import PromptTableManager, broker_url
+from cmis_stream.settings import Settings
+from cmis_stream.store.rule_sets import RuleSetRow, RuleSetStore
+from cmis_stream.store.tokens import TokenStore
+
+RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
+AGENTS = ("ingest", "metrics", "watch")
+
+__all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "TRANSITIONS", "Change", "Runtime", "read_change"]
+log = logging.getLogger("cmis")
+
+
+class Change(NamedTuple):
+    """A rule set as it stands in cmis.changes.v1."""
+
+    org: str
+    version: int
+    evaluate: str
+    rules: list[Any]
+
+
+def read_change(value: bytes | None) -> Change | None:
+    """The rule set in a record of cmis.changes.v1; None for other kinds."""
+    if value is None:
+        return None
+    raw = orjson.loads(value)
+    if raw.get("kind") != "alert_rules":
+        return None
+    return Change(raw["org"], raw["version"], raw["evaluate"], raw["rules"])
+
+
+class Runtime:
+    """One instance on one machine. `start` and `stop` in the running event loop; `failed` is set when it has to end."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self.settings, self.clock = settings, clock
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.topics = load_topics()
+        self.partitions = self.topics[METRICS].partitions
+        self.tokens = TokenStore.open(settings.data_dir / "store.db")
+        self.rule_sets = RuleSetStore(settings.data_dir / "store.db")
+        self.owners: dict[int, Owner] = {}
+        self.recovered = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ticking = True
+        self.heard_last: deque[dict[str, Any]] = deque(maxlen=200)
+        self.on_transitions: list[Callable[[list[dict[str, Any]]], None]] = []
+        self.packer = Packer(self._append_metrics, self.partitions, clock)
+        self._nonce = secrets.token_hex(4)
+        self.app = faust.App(
+            "cmis",
+            broker=broker_url(settings.log_path, sync=settings.sync),
+            store="memory://",
+            datadir=str(settings.data_dir / "faust"),
+            topic_partitions=self.partitions,
+            broker_max_poll_records=200,
+            broker_commit_interval=1.0,
+            stream_buffer_maxsize=256,
+            web_enabled=False,
+            TableManager=PromptTableManager,
+        )
+        attach_agents(self.app, self)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when the state is recovered and records flow."""
+        await self.app.start()
+        recovered = asyncio.ensure_future(self.recovered.wait())
+        await asyncio.wait({recovered, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        recovered.cancel()
+        if self.failed.done():
+            self.failed.result()
+        await self._publish_rule_sets()
+
+    async def stop(self) -> None:
+        """Everything accepted is durable and everything applied is in a checkpoint when this returns."""
+        self.ticking = False
+        try:
+            await self.packer.drain()
+            if not self.failed.done():
+                for owner in self.owners.values():
+                    await owner.checkpoint(wait=True)
+                    await owner.checkpoint(wait=True)
+        finally:
+            await self.app.stop()
+            self.tokens.close()
+            self.rule_sets.close()
+
+    @contextmanager
+    def guard(self, where: str) -> Iterator[None]:
+        """Around every agent's work: an exception there would ack and skip the record, so it ends the process instead."""
+        if self.failed.done():
+            raise CmisError("stopping after a failure")  # Faust restarts an agent; nothing after the record that failed is applied
+        try:
+            yield
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # whatever it is, going on would lose the record silently
+            log.exception("%s failed", where)
+            if not self.failed.done():
+                self.failed.set_exception(CmisError(f"{where} failed: {type(error).__name__}: {error}"))
+            raise
+
+    # --- ports --------------------------------------------------------------------------------------------------------
+
+    def raw_topic(self, name: str) -> Any:
+        spec = self.topics[name]
+        return self.app.topic(
+            name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw",
+            partitions=spec.partitions, compacting=spec.compact, deleting=not spec.compact, allow_empty=True,
+        )  # fmt: skip
+
+    async def send(self, topic: str, partition: int, value: bytes) -> Awaitable[Any]:
+        """Appends a record; what it returns completes when the record is durable."""
+        sent: Awaitable[Any] = await self.app.producer.send(topic, None, value, partition, None, None)
+        return sent
+
+    async def _append_metrics(self, partition: int, value: bytes) -> None:
+        await (await self.send(METRICS, partition, value))
+
+    def new_engine(self) -> Engine:
+        return Engine(LEVELS, live_windows=tuple(WINDOWS.values()))
+
+    def generation(self) -> str:
+        """Unique to an assignment of this process: no other ever writes the same keys."""
+        return f"{self.app.consumer_generation_id:08d}-{self._nonce}-{secrets.token_hex(2)}"
+
+    async def publish(self, org: str, batch: Batch) -> None:
+        await self.packer.publish(org, batch)
+
+    async def dead_letter(self, org: str, refusals: list[Refusal], source: str) -> None:
+        """Events that the HTTP ingest refused, under the org that sent them."""
+        body = {"org": org, "source": ["http", source], "reasons": [_reason(refusal) for refusal in refusals]}
+        partition = partition_for(org.encode(), self.partitions)
+        await (await self.send(DEAD_LETTERS, partition, orjson.dumps(body)))
+
+    async def dead_letter_at(self, position: list[Any], refusals: list[Refusal]) -> None:
+        body = {"source": position, "reasons": [_reason(refusal) for refusal in refusals]}
+        await (await self.send(DEAD_LETTERS, position[1], orjson.dumps(body)))
+
+    def heard(self, transitions: list[dict[str, Any]]) -> None:
+        self.heard_last.extend(transitions)
+        for listener in self.on_transitions:
+            listener(transitions)
+
+    # --- rules --------------------------------------------------------------------------------------------------------
+
+    async def put_rules(self, org: str, rules: list[Any]) -> int:
+        """Stores and publishes an org's rules; returns the version. Agents adopt it within a second."""
+        row = self.rule_sets.put(org, self.settings.evaluate, rules, self.clock())
+        await self._publish_rule_set(row)
+        return row.version
+
+    async def _publish_rule_sets(self) -> None:
+        for row in self.rule_sets.unpublished():
+            await self._publish_rule_set(row)
+
+    async def _publish_rule_set(self, row: RuleSetRow) -> None:
+        body = {"kind": "alert_rules", "org": row.org, "version": row.version, "evaluate": row.evaluate, "rules": row.rules}
+        key = row.org.encode()
+        partition = partition_for(key, self.partitions)
+        await (await self.app.producer.send(CHANGES, key, orjson.dumps(body), partition, None, None))
+        self.rule_sets.mark_published(row.org, row.version)
+
+
+def _reason(refusal: Refusal) -> dict[str, Any]:
+    return {**refusal.error.as_dict(), "id": refusal.id, "line": refusal.line, "raw": shown(refusal.raw, 4096)}
+
+
+def attach_agents(app: faust.App, runtime: Runtime) -> None:
+    """Loads each agent by name. (Faust's autodiscovery turns an import error into a warning and the agent vanishes.)"""
+    package = importlib.import_module("agents")
+    if getattr(package, "OWNER", None) != "cmis-stream":
+        place = getattr(package, "__file__", "?")
+        raise CmisError(f"the package `agents` found at {place} is not CMIS Stream's; remove it or change PYTHONPATH")
+    for name in AGENTS:
+        importlib.import_module(f"agents.{name}").attach(app, runtime)
