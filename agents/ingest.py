@@ -11,7 +11,8 @@ from typing import Any
 
 import faust
 
-from cmis_stream.feeds.decode import decode_cloudevents
+from cmis_stream.core.errors import Rejected
+from cmis_stream.feeds.decode import Decoded, Refusal, decode_cloudevents
 from cmis_stream.runtime import RAW, Runtime
 
 MOST_UNDER_WAY = 2_000
@@ -24,8 +25,12 @@ def attach(app: faust.App, runtime: Runtime) -> None:
         """Publishes at once, so that neighbours share an envelope; acks in order, after the one before."""
         with runtime.guard("ingest"):
             message = event.message
-            decoded = decode_cloudevents(event.value or b"", org=None, source="", now_ms=runtime.clock(), batched=False)
             position = [RAW, message.partition, message.offset]
+            raw = event.value or b""
+            try:
+                decoded = decode_cloudevents(raw, org=None, now_ms=runtime.clock(), batched=False)
+            except Rejected as error:
+                decoded = Decoded(None, [Refusal(0, None, None, error, raw[:4096])], 1)
             if decoded.refused:
                 await runtime.dead_letter_at(position, decoded.refused)
             if decoded.batch is not None:

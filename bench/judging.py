@@ -62,8 +62,9 @@ def make_rules(count: int, sums: Int64, random: np.random.Generator) -> dict[str
 
 def known_campaigns() -> tuple[Entities, Int64]:
     entities = Entities(("campaign",))
+    campaigns = range(ORGS * CAMPAIGNS_PER_ORG)
     leaves = entities.numbers(
-        [leaf_path(f"org_{n // CAMPAIGNS_PER_ORG:03d}", "USD", "meta", "", f"cmp_{n:05d}") for n in range(ORGS * CAMPAIGNS_PER_ORG)]
+        [leaf_path(f"org_{n // CAMPAIGNS_PER_ORG:03d}", "USD", "meta", "", f"cmp_{n:05d}") for n in campaigns]
     )
     return entities, entities.rows[0, leaves].astype(np.int64)
 

@@ -86,7 +86,7 @@ def run(workload: Workload) -> Report:
     keyed = op.key_on("key", decoded, lambda event: event.campaign)
     op.output("sink", op.stateful_batch("panes", keyed, lambda _: CampaignLogic(rules, logics)), ListSink(found))
     watch = Stopwatch()
-    run_main(flow)
+    run_main(flow)  # type: ignore[no-untyped-call]  # bytewax: a Rust function without annotations
     report = watch.report(workload.events(), len(found))
     return settle(report, workload, found)
 

@@ -217,7 +217,7 @@ def run(workload: Workload) -> Report:
     keyed = op.flat_map_batch("decode", source, decode)
     op.output("sink", op.stateful_batch("panes", keyed, build), ListSink(found))
     watch = Stopwatch()
-    run_main(flow)
+    run_main(flow)  # type: ignore[no-untyped-call]  # bytewax: a Rust function without annotations
     return settle(watch.report(workload.events(), len(found)), workload, found)
 
 

@@ -21,6 +21,7 @@ from cmis_stream.core.entities import LEVELS
 from cmis_stream.core.errors import CmisError, shown
 from cmis_stream.core.time import WINDOWS
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.log.embedded import EmbeddedLog, Record
 from cmis_stream.log.owner import DEAD_LETTERS, TRANSITIONS, Owner
 from cmis_stream.log.packer import Packer
 from cmis_stream.log.topics import load_topics, partition_for
@@ -83,8 +84,10 @@ class Runtime:
             broker_commit_interval=1.0,
             stream_buffer_maxsize=256,
             web_enabled=False,
+            stream_wait_empty=False,
             TableManager=PromptTableManager,
         )
+        self.log: EmbeddedLog = self.app.transport.open_log()
         attach_agents(self.app, self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -110,6 +113,7 @@ class Runtime:
                     await owner.checkpoint(wait=True)
         finally:
             await self.app.stop()
+            await self.log.aclose()
             self.tokens.close()
             self.rule_sets.close()
 
@@ -144,6 +148,17 @@ class Runtime:
 
     async def _append_metrics(self, partition: int, value: bytes) -> None:
         await (await self.send(METRICS, partition, value))
+
+    def highwater(self, topic: str, partition: int) -> int:
+        """The next offset of a partition: all below it are durable."""
+        return self.log.highwater(topic, partition)
+
+    def read(self, topic: str, partition: int) -> Iterator[Record]:
+        """All records of a partition, in order."""
+        offset = self.log.earliest(topic, partition)
+        while records := self.log.read(topic, partition, offset, 500, 8 << 20):
+            yield from records
+            offset = records[-1].offset + 1
 
     def new_engine(self) -> Engine:
         return Engine(LEVELS, live_windows=tuple(WINDOWS.values()))

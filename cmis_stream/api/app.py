@@ -22,12 +22,13 @@ _FLAT: dict[str, Any] = {
 _CLOUD: dict[str, Any] = {
     "specversion": "1.0", "id": "e1", "source": "//meta/act_7", "type": "cmis.ads.metrics.v1",
     "time": "2026-01-01T00:00:00Z", "orgid": "acme",
-    "data": {"platform": "meta", "account_id": "act_7", "campaign_id": "c1", "impressions": 1200, "clicks": 31, "spend": 14.2,
-             "currency": "EUR"},
+    "data": {"platform": "meta", "account_id": "act_7", "campaign_id": "c1", "impressions": 1200, "clicks": 31,
+             "spend": 14.2, "currency": "EUR"},
 }  # fmt: skip
 _ERROR: dict[str, Any] = {
-    "index": 1, "line": 2, "id": "e2", "code": "out_of_range", "field": "spend", "got": "-1", "expected": "a number from 0 to 9007199254",
-    "detail": "spend: expected a number from 0 to 9007199254, got -1", "pointer": "/spend",
+    "index": 1, "line": 2, "id": "e2", "code": "out_of_range", "field": "spend", "got": "-1",
+    "expected": "a number from 0 to 9007199254", "detail": "spend: expected a number from 0 to 9007199254, got -1",
+    "pointer": "/spend",
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def _result_schema() -> dict[str, Any]:
             "index": {**count, "description": "0-based position in the request"},
             "line": {"type": ["integer", "null"], "description": "1-based, NDJSON only"},
             "id": {"type": ["string", "null"]},
-            **{name: text for name in ("code", "field", "got", "expected", "detail", "pointer")},
+            **dict.fromkeys(("code", "field", "got", "expected", "detail", "pointer"), text),
         },
     }
     return {
@@ -68,7 +69,7 @@ def _ingest_openapi() -> dict[str, Any]:
             {**header, "name": "Cmis-Source", "schema": {"type": "string", "maxLength": 200},
              "description": "The sender's name, under which events are deduplicated. Default: token:<token id>."},
             {**header, "name": "Cmis-Sequence", "schema": {"type": "integer", "minimum": 0},
-             "description": "Number of the body's first event, for senders that count theirs: what was seen is never counted twice."},
+             "description": "Number of the body's first event, for senders that count theirs: none counts twice."},
             {**header, "name": "Content-Encoding", "schema": {"type": "string", "enum": ["identity", "gzip"]}},
         ],
         "requestBody": {

@@ -38,11 +38,11 @@ def leaf_path(
 
 def event_uid(org: str, source: str, event_id: str) -> int:
     """The 64-bit hash by which (orgid, source, id) is deduplicated; stable across processes and versions."""
-    return xxhash.xxh3_64_intdigest(event_id, uid_seed(org, source))
+    return xxhash.xxh3_64_intdigest(event_id.encode(), uid_seed(org, source))
 
 
 def uid_seed(org: str, source: str) -> int:
-    return xxhash.xxh3_64_intdigest(f"{org}{PATH_SEPARATOR}{source}")
+    return xxhash.xxh3_64_intdigest(f"{org}{PATH_SEPARATOR}{source}".encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,8 +166,9 @@ class Bank:
                 values = values - key.factor * evaluate(key.than, sums)
         defined = np.isfinite(values)
         if key.minimum is not None:
+            reached = evaluate(key.minimum[0], sums)
             with np.errstate(invalid="ignore"):
-                defined &= evaluate(key.minimum[0], sums) >= key.minimum[1]
+                defined &= np.isfinite(reached) & (reached >= key.minimum[1])
         return np.where(defined, key.sign * values, np.nan)
 
     def make_room(self, rows: int) -> None:
@@ -326,7 +327,8 @@ class RuleBook:
         for metric, window, _ in chosen:
             room[metric, window] += 1
         for guard in sorted(used, key=lambda g: (-used[g], g)):
-            if guard not in chosen and room[guard[:2]] < MAX_GUARDED_BANKS:
+            # A custom metric's minimum of events is of its own series: it cannot become a comparison of the entity.
+            if guard not in chosen and (room[guard[:2]] < MAX_GUARDED_BANKS or guard[0].startswith(CUSTOM_PREFIX)):
                 chosen.add(guard)
                 room[guard[:2]] += 1
         return frozenset(chosen)
@@ -510,7 +512,7 @@ class RuleBook:
             terms = layer.terms[first + np.arange(len(which))]
             on = new[which] > old[which]
             if self.waiting:
-                terms, which, on = self._end_waiting(layer, rows, new, terms, which, on)
+                terms, which, on = self._end_waiting(layer, rows, terms=terms, which=which, on=on)
             simple = self._term_simple[terms]
             if simple.any():
                 chosen = which[simple]
@@ -529,7 +531,7 @@ class RuleBook:
                 row = self._base(int(rows[k]))
                 flips.append(Flip(term.rule, row, term.bit, bool(on[i]), int(at_ms[k]), value, sums[:, k], part.window.name))
             if fresh.any():
-                self._touch_resting(layer, rows, np.flatnonzero(fresh), at_ms, sums, part.window.name, flips)
+                self._touch_resting(layer, rows, np.flatnonzero(fresh), flips, at_ms=at_ms, sums=sums, window=part.window.name)
 
     def _bases(self, rows: Int64, bank: Bank) -> Int64:
         if not bank.key.metric.startswith(CUSTOM_PREFIX):
@@ -537,7 +539,7 @@ class RuleBook:
         return np.array([self._base(row) for row in rows.tolist()], np.int64)
 
     def _end_waiting(
-        self, layer: Layer, rows: Int64, new: Int32, terms: Int32, which: Int64, on: npt.NDArray[np.bool_]
+        self, layer: Layer, rows: Int64, *, terms: Int32, which: Int64, on: npt.NDArray[np.bool_]
     ) -> tuple[Int32, Int64, npt.NDArray[np.bool_]]:
         """Entities that were waiting are judged now: what still holds fires, what held no longer never did."""
         pairs = list(zip(terms.tolist(), rows[which].tolist(), strict=True))
@@ -555,8 +557,8 @@ class RuleBook:
         return terms, which, on
 
     def _touch_resting(
-        self, layer: Layer, rows: Int64, fresh: Int64, at_ms: Int64, sums: Sums, window: str,
-        flips: list[Flip],
+        self, layer: Layer, rows: Int64, fresh: Int64, flips: list[Flip],
+        *, at_ms: Int64, sums: Sums, window: str,
     ) -> None:  # fmt: skip
         """Rules that hold while none of their comparisons does (`not …`) are decided when an entity is first judged."""
         for k in fresh.tolist():

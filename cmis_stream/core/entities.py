@@ -91,7 +91,7 @@ class Entities:
 
     def entity(self, number: int) -> Entity:
         head, _, custom = self._keys[number].partition(_CUSTOM)
-        return Entity(LEVELS[self.entity_level[number]], *head.split(PATH_SEPARATOR), custom=custom)
+        return Entity(LEVELS[self.entity_level[number]], *head.split(PATH_SEPARATOR))._replace(custom=custom)
 
     def find(self, entity: Entity) -> int | None:
         depth = _PARTS[entity.level]

@@ -107,7 +107,7 @@ class Pane:
     @property
     def nbytes(self) -> int:
         arrays = [self._leaves, *(self._packed if self._packed is not None else [self._sums])]
-        return sum(array.nbytes for array in arrays) + (self._place.nbytes if self._place is not None else 0)
+        return sum(int(array.nbytes) for array in arrays) + (self._place.nbytes if self._place is not None else 0)
 
     def columns(self) -> list[npt.NDArray[Any]]:
         """Leaves and the six fields, narrow: what a checkpoint stores."""

@@ -35,7 +35,7 @@ _FLAT = {"metric", "window", "op", "threshold", "min_field", "min_value", *SCOPE
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """metric over window `op` value; with `than`: metric `op` factor × than over the same window.
+    """metric over window `op` value; with `than`: metric `op` factor times than over the same window.
 
     minimum: (metric, value) that the same window must reach before there is enough data to judge.
     """
@@ -112,7 +112,7 @@ def parse_rule(raw: Any, *, evaluate: str = "live") -> Rule:
         org=_text(raw, "org"),
         when=condition,
         level=level,
-        scope=tuple((name, _text(scope, name, "scope.")) for name in SCOPE_FIELDS if name in scope),
+        scope=tuple((name, _text(scope, name, "scope." if "when" in raw else "")) for name in SCOPE_FIELDS if name in scope),
         evaluate=_one_of(raw.get("evaluate", evaluate), EVALUATIONS, "evaluate"),
         name=_text(raw, "name") if "name" in raw else "",
         severity=_one_of(raw.get("severity", "medium"), SEVERITIES, "severity"),
@@ -128,7 +128,7 @@ def _comparison_of_flat(raw: Mapping[str, Any]) -> dict[str, Any]:
     if "threshold" in raw:
         comparison["threshold"] = raw["threshold"]
     if raw.get("min_field") is not None:
-        comparison["min"] = {raw["min_field"]: raw.get("min_value", 0)}
+        comparison["min"] = {_metric(raw["min_field"], "min_field"): raw.get("min_value", 0)}
     return comparison
 
 
@@ -188,10 +188,12 @@ def _minimum(raw: Any, metric: str, place: str) -> tuple[str, float] | None:
     if not isinstance(raw, Mapping) or len(raw) != 1:
         raise Rejected("wrong_type", place, raw, 'an object like {"impressions": 1000}')
     ((name, value),) = raw.items()
-    field = _metric(name, f"{place}.{name}")
+    flat = place == "min"  # the flat form has two fields for it
+    named = "min_field" if flat else f"{place}.{name}"
+    field = _metric(name, named)
     if metric.startswith(CUSTOM_PREFIX) and field not in ("events", metric):
-        raise Rejected("unsupported", f"{place}.{name}", name, f"events or {metric}, the series of a custom metric")
-    return field, _number(value, f"{place}.{name}")
+        raise Rejected("unsupported", named, name, f"events or {metric}, the series of a custom metric")
+    return field, _number(value, "min_value" if flat else named)
 
 
 def _metric(value: Any, place: str) -> str:

@@ -261,8 +261,8 @@ class Windows:
         dense = np.zeros((len(FIELDS), self.entities.leaves), np.int64)
         for leaves, sums in found:
             dense[:, leaves] += sums
-        leaves = np.flatnonzero(dense[EVENTS])
-        self.panes[coarse].setdefault(index, Pane()).add(leaves, dense[:, leaves])
+        filled = np.flatnonzero(dense[EVENTS])
+        self.panes[coarse].setdefault(index, Pane()).add(filled, dense[:, filled])
 
     def _judge_closed(self, window: Window, touched: list[npt.NDArray[np.int32]], chosen: Flags, at_ms: int) -> Iterator[Judged]:
         rows = self._entities_of(touched)
@@ -397,7 +397,7 @@ class Windows:
                 view.head = np.where(self.newest == NEVER, NEVER, self.newest // PANE_MS)
         self._make_room()
         view.gone = {
-            window: gone if (gone := view.gone.get(window)) is not None and not anew else view.total - self.window_sums(window, view)
+            window: view.total - self.window_sums(window, view) if anew or window not in view.gone else view.gone[window]
             for window in windows
         }
 

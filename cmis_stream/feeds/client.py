@@ -1,8 +1,8 @@
 """The sender behind `cmis ingest`: a file's flat events to the ingest endpoint, each line counted exactly once.
 
-Every org's lines are numbered in the order of the file, and go out in that order, one request at a time, under one source
-name; the server drops numbers that it has seen. So anything may be sent again: after a timeout, a server's crash, or this
-process's own, whose position is on disk.
+Every org's lines are numbered in the order of the file, and go out in that order, one request at a time, under one
+source name; the server drops numbers that it has seen. So anything may be sent again: after a timeout, a server's
+crash, or this process's own, whose position is on disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
-from ..core.errors import CmisError, ConfigError
+from ..core.errors import CmisError, ConfigError, shown
 from . import resume
 from .lines import WINDOW_BYTES, BadLine, FileLines, LineSource, PipeLines, Share, Window
 
@@ -51,7 +51,8 @@ class Progress:
 class Summary:
     """What one run did. accepted counts what the server took, including what it knew already; errors is a sample.
 
-    resumed_from: the byte at which an earlier run had stopped, 0 for a new file. rejected_file: where rejected lines are.
+    resumed_from: the byte at which an earlier run had stopped, 0 for a new file. rejected_file: where rejected lines
+    are.
     """
 
     sent: int = 0
@@ -65,7 +66,8 @@ class Summary:
 
 
 class IngestStopped(CmisError):
-    """The server refuses all further requests, or was not there for too long. The same call resumes later; see `summary`."""
+    """The server refuses all further requests, or was not there for too long. The same call resumes later; see
+    `summary`."""
 
     def __init__(self, message: str, summary: Summary) -> None:
         super().__init__(message)
@@ -87,20 +89,25 @@ async def send_file(
     compress: bool | None = None,
     window_bytes: int = WINDOW_BYTES,
 ) -> Summary:
-    """Sends a file (also *.gz) or a binary stream of flat NDJSON; several orgs in flight, one request of each at a time.
+    """Sends a file (also *.gz) or a binary stream of flat NDJSON; several orgs at once, one request of each.
 
-    token_for: the token of an org. org: of every line; None: each line names its own. source: a label in place of "file" or
-    "stdin" in the sender's name. compress: None means gzip unless the server is on this machine. Lines that are rejected go to
-    <state>.rejected.ndjson, at least once. Raises IngestStopped (also when `retry_for_s` of trying again were in vain),
-    ConfigError, OSError. A stream cannot be resumed.
+    token_for: the token of an org. org: of every line; None: each line names its own. source: a label in place of
+    "file" or "stdin" in the sender's name. compress: None means gzip unless the server is on this machine.
+    Rejected lines go to <state>.rejected.ndjson, at least once. Raises IngestStopped (also when `retry_for_s` of trying
+    again were in vain), ConfigError, OSError. A stream cannot be resumed.
     """
+    if source is not None and not (source.isascii() and source.isprintable() and 0 < len(source) <= 100):
+        raise ConfigError(f"source: expected 1 to 100 printable ASCII characters, got {shown(source)}")
+    # File metadata of the local state, read once before anything is sent: nothing else waits for this loop.
     state_dir.mkdir(parents=True, exist_ok=True)
     if compress is None:
         compress = urlsplit(url).hostname not in _LOOPBACK
     if not isinstance(path_or_stdin, str | Path):
         position = resume.Position(f"{source or 'stdin'}:{uuid.uuid4().hex}", 0, "")
         state = state_dir / f"{position.source.replace('/', '_').replace(':', '-')}.json"
-        sender = _Sender(url, token_for, position, state, False, progress, batch_events, retry_for_s, concurrency, compress)
+        sender = _Sender(
+            url, token_for, position, state, False, progress, batch_events, retry_for_s, concurrency, compress
+        )
         return await sender.run(PipeLines(path_or_stdin, org, window_bytes), None)
     path = Path(path_or_stdin)
     state = resume.state_path(state_dir, path, url, org)
@@ -108,7 +115,9 @@ async def send_file(
     try:
         with _opened(path) as file:
             position = resume.position_of(file, path, state, source or "file")
-            sender = _Sender(url, token_for, position, state, True, progress, batch_events, retry_for_s, concurrency, compress)
+            sender = _Sender(
+                url, token_for, position, state, True, progress, batch_events, retry_for_s, concurrency, compress
+            )
             size = None if path.suffix == ".gz" else path.stat().st_size
             return await sender.run(FileLines(file, org, window_bytes), size)
     finally:
@@ -127,9 +136,16 @@ class _Sender:
 
     def __init__(
         self, url: str, token_for: Callable[[str], str], position: resume.Position, state: Path, durable: bool,
-        progress: Callable[[Progress], None] | None, batch_events: int, retry_for_s: float, concurrency: int, compress: bool,
+        progress: Callable[[Progress], None] | None, batch_events: int, retry_for_s: float, concurrency: int, compress:
+        bool,
     ) -> None:  # fmt: skip
-        self.url, self.token_for, self.position, self.state, self.durable = url.rstrip("/"), token_for, position, state, durable
+        self.url, self.token_for, self.position, self.state, self.durable = (
+            url.rstrip("/"),
+            token_for,
+            position,
+            state,
+            durable,
+        )
         self.batch_events, self.retry_for_s, self.compress = batch_events, retry_for_s, compress
         self.report, self.progress, self.summary = progress, Progress(), Summary()
         self._slots = asyncio.Semaphore(concurrency)
@@ -141,7 +157,12 @@ class _Sender:
         self.summary.resumed_from = self.progress.bytes_done = self.position.offset
         self.progress.bytes_total = size
         limits = httpx.Limits(max_connections=self._connections, max_keepalive_connections=self._connections)
-        async with httpx.AsyncClient(timeout=httpx.Timeout(60, connect=5), limits=limits, trust_env=False) as client:
+        # Loading the certificates of a TLS context takes longer than sending a small file.
+        timeout, tls = httpx.Timeout(60, connect=5), self.url.startswith("https:")
+        if self.durable:
+            # Before the first line goes out: the identity must not depend on how far a killed run came.
+            resume.save(self.position, self.state)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False, verify=tls) as client:
             self.client = client
             try:
                 while True:
@@ -195,7 +216,8 @@ class _Sender:
             now = time.monotonic()
             if self.durable and now - self._saved_at > SAVE_EVERY_S:
                 self._saved_at = now
-                # A copy, since other orgs move on meanwhile; not in a thread, since two saves must not overtake each other.
+                # A copy, since other orgs move on meanwhile; not in a thread, since two saves must not overtake each
+                # other.
                 resume.save(self.position, self.state)
 
     async def _posted(self, org: str, body: bytes, sequence: int) -> httpx.Response:
@@ -219,12 +241,17 @@ class _Sender:
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             else:
-                if response.status_code != 429 and response.status_code < 500:
+                if response.status_code != 429 and 300 <= response.status_code < 500:
                     return response
+                if response.status_code < 300 and isinstance(_document(response).get("accepted"), int):
+                    return response
+                # A 200 of something that is not our server (a proxy's page) is no receipt either.
                 reason = f"{response.status_code} {_detail(response)}"
                 wait = max(wait, _asked_pause_s(response))
             if time.monotonic() + wait > give_up_at:
-                raise IngestStopped(f"{target}: no answer within {self.retry_for_s:g} s; the last: {reason}", self.summary)
+                raise IngestStopped(
+                    f"{target}: no answer within {self.retry_for_s:g} s; the last: {reason}", self.summary
+                )
             self.summary.retries += 1
             self._tell(reason)
             await asyncio.sleep(wait)

@@ -1,4 +1,5 @@
-"""Metric events to the columns of a `Batch`: numbers through one packed buffer, paths through one dict for a whole request."""
+"""Metric events to the columns of a `Batch`: numbers through one packed buffer, paths through one dict for a whole
+request."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .events import CURRENCY, DEFAULT_CURRENCY, LARGEST_MONEY, MetricEvent, Plai
 from .reading import CONTROL
 
 Numbers = npt.NDArray[np.float64]
-"""float64[n, 6]: ts, impressions, clicks, spend, conversions, revenue. All are exact: integers up to 2^53, or as JSON has them."""
+"""float64[n, 6]: ts, impressions, clicks, spend, conversions, revenue. All are exact: integers up to 2^53, or as JSON
+has them."""
 
 _pack = struct.Struct("6d").pack
 _UPPER = np.array([LATEST_MS, LARGEST - 1, LARGEST - 1, LARGEST_MONEY, LARGEST_MONEY, LARGEST_MONEY], np.float64)
@@ -26,7 +28,8 @@ _LOWER = np.array([EARLIEST_MS, 0, 0, 0, 0, 0], np.float64)
 
 def numbers(events: Sequence[MetricEvent]) -> Numbers:
     """The numeric columns. OverflowError when a number exceeds a double."""
-    # One pass over the events: each is in cache once, which six list comprehensions are not (130 against 180 ns an event).
+    # One pass over the events: each is in cache once, which six list comprehensions are not (130 against 180 ns an
+    # event).
     try:
         packed = b"".join([_pack(e.ts, e.impressions, e.clicks, e.spend, e.conversions, e.revenue) for e in events])
     except struct.error:
@@ -48,7 +51,8 @@ def suspects(
     found: set[int] = set()
     if not (bool((table.max(0) <= upper).all()) and bool((table.min(0) >= _LOWER).all())):
         found.update(np.flatnonzero(~((table <= upper) & (table >= _LOWER)).all(1)).tolist())
-    # The usual event needs one look: complete, its own org's, in the default currency (whose default is always one object).
+    # The usual event needs one look: complete, its own org's, in the default currency (whose default is always one
+    # object).
     usual = DEFAULT_CURRENCY
     if org is None:
         unusual = [e for e in events if not (e.ad and e.ad_set and e.campaign and e.currency is usual and e.org)]
@@ -108,10 +112,8 @@ class Columns:
         values[:2] = table[:, 1:3].T
         # Half a micro is the most that rounding can be off: LARGEST_MONEY keeps the product within 2^53.
         values[2:] = np.rint(table[:, 3:].T * MICROS)
-        ts, event = (
-            table[:, 0].astype(np.int64),
-            np.arange(len(self._ids), len(self._ids) + len(events), dtype=np.int32),
-        )
+        ts = table[:, 0].astype(np.int64)
+        event = np.arange(len(self._ids), len(self._ids) + len(events), dtype=np.int32)
         plain = isinstance(events[0], PlainEvent)
         sources = None if plain or self.first_sequence is not None else [_source(e, self.source) for e in events]
         self._add_identity(events, sources, indices)
@@ -123,7 +125,8 @@ class Columns:
         self._event.append(event)
 
     def _leaf_paths(self, events: Sequence[MetricEvent]) -> list[str]:
-        """`core.batch.leaf_path` of each event, spelled out: a call per event would double its cost (a test holds them equal)."""
+        """`core.batch.leaf_path` of each event, spelled out: a call per event would double its cost (a test holds them
+        equal)."""
         if self.leaf_level == "campaign":
             if self.org is None:
                 return [
@@ -204,7 +207,8 @@ class Columns:
         return ts, leaf, wide, event
 
     def batch(self) -> Batch | None:
-        """Everything added; None when that is nothing. Mixed orgs come out grouped by org, each org's events in order."""
+        """Everything added; None when that is nothing. Mixed orgs come out grouped by org, each org's events in
+        order."""
         if not self._ids:
             return None
         batch = Batch(
@@ -230,10 +234,11 @@ class Columns:
             batch.ids = list(map(self._ids.__getitem__, order.tolist()))
         starts = np.flatnonzero(np.diff(sender, prepend=-1))
         counts = np.diff(starts, append=len(sender))
-        batch.segments = tuple(
-            Segment(*senders[code], sequenced, count)
-            for code, count in zip(sender[starts].tolist(), counts.tolist(), strict=True)
-        )
+        segments = []
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            org, source = senders[int(sender[start])]
+            segments.append(Segment(org, source, sequenced, count))
+        batch.segments = tuple(segments)
         return batch
 
 

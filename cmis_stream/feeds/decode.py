@@ -6,6 +6,7 @@ Three readings, each for what the one before could not take: a window of lines a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,8 @@ from .reading import parse_json, read_cloudevent, read_flat
 
 LONGEST_LINE = 1 << 20
 WINDOW_BYTES = 1 << 19
-"""About 2,300 events of the flat format: larger windows fall out of the cache, smaller ones pay numpy's fixed cost more often."""
+"""About 2,300 events of the flat format: larger windows fall out of the cache, smaller ones pay numpy's fixed cost more
+often."""
 RAW_KEPT = 4096
 
 _plain = msgspec.json.Decoder(PlainEvent)
@@ -36,8 +38,8 @@ _NEWLINE, _OPEN, _CLOSE = ord("\n"), ord("{"), ord("}")
 class Refusal:
     """One event that was not taken.
 
-    index: its 0-based position in the request; line: its 1-based line in NDJSON, None otherwise; id: its own id if it could
-    be read; raw: its text, cut at 4 KiB.
+    index: its 0-based position in the request; line: its 1-based line in NDJSON, None otherwise; id: its own id if it
+    could be read; raw: its text, cut at 4 KiB.
     """
 
     index: int
@@ -69,17 +71,18 @@ def decode_ndjson(
     """Flat metric events, one a line; raises nothing, refuses event by event.
 
     org: events that name another are refused; None (replay of a file without server): each event has to name its own.
-    source: of events that name none. sequence: the number of the body's first event; event i then has uid sequence + i (a
-    refused one uses its number up) and segments are sequenced under `source`, whatever source an event names.
-    now_ms: the arrival, epoch milliseconds, for `in_future`; None skips that check. leaf_level "campaign" drops ad sets and
-    ads from the paths. first_line: lines before this body, for messages. Blank lines count as lines, not as events.
+    source: of events that name none. sequence: the number of the body's first event; event i then has uid sequence + i
+    (a refused one uses its number up) and segments are sequenced under `source`, whatever source an event names.
+    now_ms: the arrival, epoch milliseconds, for `in_future`; None skips that check. leaf_level "campaign" drops ad sets
+    and ads from the paths. first_line: lines before this body, for messages. Blank lines count as lines, not as events.
     """
     reader = _Reader(Columns(org, source, leaf_level, sequence), org, now_ms)
     line = first_line
     for start, end, too_long in _windows(body):
         if too_long:
             raw = body[start : start + RAW_KEPT]
-            error = Rejected("too_long", "", f"a line of {end - start} bytes", f"lines of at most {LONGEST_LINE} bytes")
+            length = end - start - body.endswith(b"\n", start, end)
+            error = Rejected("too_long", "", f"a line of {length} bytes", f"lines of at most {LONGEST_LINE} bytes")
             reader.refuse_line(line, error, raw)
             line += 1
         else:
@@ -90,7 +93,8 @@ def decode_ndjson(
 def decode_json(
     body: bytes, *, org: str | None, source: str, now_ms: int | None, sequence: int | None = None
 ) -> Decoded:
-    """One flat event, or an array of them; anything with `specversion` is read as a CloudEvent. Raises and refuses nothing else.
+    """One flat event, or an array of them; anything with `specversion` is read as a CloudEvent. Raises and refuses
+    nothing else.
 
     Rejected("malformed") when the body is neither an object nor an array.
     """
@@ -102,8 +106,8 @@ def decode_cloudevents(
 ) -> Decoded:
     """CloudEvents 1.0 in structured JSON: one object, or with `batched` an array of them.
 
-    uid: by each event's own source, or by `sequence` under `source` as in `decode_ndjson`. Rejected("malformed") when the body
-    as a whole is not of that shape.
+    uid: by each event's own source, or by `sequence` under `source` as in `decode_ndjson`. Rejected("malformed") when
+    the body as a whole is not of that shape.
     """
     return _decode_items(body, batched, org, source, now_ms, sequence, cloud=True)
 
@@ -130,17 +134,22 @@ def _decode_items(
         try:
             items = _raw_list.decode(body)
         except _UNREADABLE:
-            items = parse_whole_array(body)
+            items = _items_read_slowly(body)
     reader = _Reader(Columns(org, source, "ad", sequence), org, now_ms)
     for start in range(0, len(items), 2_000):
         reader.items([bytes(item) for item in items[start : start + 2_000]], cloud)
     return Decoded(reader.columns.batch(), reader.refused, reader.events)
 
 
-def parse_whole_array(body: bytes) -> list[bytes]:
-    """The items of an array that the fast reader refused: Rejected("malformed") with a reason that says where."""
-    parse_json(body)
-    raise Rejected("malformed", "", body[:200], "a JSON array of events")
+def _items_read_slowly(body: bytes) -> list[bytes]:
+    """The items of an array that the fast reader refused, for a NaN or a broken character in one of them.
+
+    Rejected("malformed") when Python's own, more lenient reader cannot read it either.
+    """
+    try:
+        return [json.dumps(item).encode() for item in json.loads(body)]
+    except (ValueError, RecursionError) as error:
+        raise Rejected("malformed", "", body[:200], f"a JSON array of events ({error})") from None
 
 
 def _windows(body: bytes) -> Iterator[tuple[int, int, bool]]:
@@ -151,7 +160,7 @@ def _windows(body: bytes) -> Iterator[tuple[int, int, bool]]:
         if end <= 0:
             newline = body.find(b"\n", start + WINDOW_BYTES)
             end = size if newline < 0 else newline + 1
-            if end - start > LONGEST_LINE + 1:
+            if (size if newline < 0 else newline) - start > LONGEST_LINE:
                 yield start, end, True
                 start = end
                 continue
@@ -271,8 +280,9 @@ class _Reader:
 def _object_lines(text: bytes) -> int:
     """The number of lines when each begins with { and ends with }, else 0.
 
-    `decode_lines` splits at values, not at newlines: it takes two objects on one line, or one on two. But inside an object no
-    newline stands between } and {, so where each line is so bounded and there are as many values as lines, each holds one.
+    `decode_lines` splits at values, not at newlines: it takes two objects on one line, or one on two. But inside an
+    object no newline stands between } and {, so where each line is so bounded and there are as many values as lines,
+    each holds one.
     """
     data = np.frombuffer(text, np.uint8)
     breaks = np.flatnonzero(data == _NEWLINE)

@@ -1,10 +1,10 @@
 """Ad metric events as senders write them: vocabulary and shapes.
 
-The msgspec structs of the fast path. They accept a subset of what `reading` accepts, with equal results, and leave it to
-`reading` to explain the rest.
+The msgspec structs of the fast path. They accept a subset of what `reading` accepts, with equal results, and leave it
+to `reading` to explain the rest.
 
-Money is in the account's currency. An event without `currency` counts as USD until the account's own currency is known from
-`ads.entity` events.
+Money is in the account's currency. An event without `currency` counts as USD until the account's own currency is known
+from `ads.entity` events.
 """
 
 from __future__ import annotations

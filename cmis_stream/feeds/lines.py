@@ -1,4 +1,5 @@
-"""A file's lines, window by window, sorted by the org that each names; lines themselves are never decoded or changed."""
+"""A file's lines, window by window, sorted by the org that each names; lines themselves are never decoded or
+changed."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ class LineSource(Protocol):
 
 
 class FileLines:
-    """Windows of a file that can be sought; `org` given: every line is of that org. A last line may lack its newline."""
+    """Windows of a file that can be sought; `org` given: every line is of that org. A last line may lack its
+    newline."""
 
     def __init__(self, file: BinaryIO, org: str | None, window_bytes: int = WINDOW_BYTES) -> None:
         self.file, self.org, self.window_bytes = file, org, window_bytes

@@ -16,8 +16,19 @@ from ..core.batch import LARGEST, MICRO_FIELDS, VALUE_FIELDS
 from ..core.errors import Rejected
 from ..core.time import EARLIEST_MS, FUTURE_MS, LATEST_MS, rfc3339
 from .events import (
-    CURRENCY, CUSTOM_NAME, EPOCH, LARGEST_CUSTOM, LARGEST_MONEY, LEVELS, LONGEST_IDENTIFIER, MILLISECOND, MOST_CUSTOM,
-    PLATFORMS, Moment, Platform, WideEvent,
+    CURRENCY,
+    CUSTOM_NAME,
+    EPOCH,
+    LARGEST_CUSTOM,
+    LARGEST_MONEY,
+    LEVELS,
+    LONGEST_IDENTIFIER,
+    MILLISECOND,
+    MOST_CUSTOM,
+    PLATFORMS,
+    Moment,
+    Platform,
+    WideEvent,
 )  # fmt: skip
 
 METRIC_TYPES = frozenset({"metric", "cmis.ads.metrics.v1"})
@@ -32,7 +43,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def parse_json(raw: bytes) -> Any:
-    """One JSON value; Rejected("malformed") with the reader's reason, or "out_of_range" for numbers that are not finite."""
+    """One JSON value; Rejected("malformed") with the reader's reason, or "out_of_range" for numbers that are not
+    finite."""
     try:
         return msgspec.json.decode(raw)
     except RecursionError:
@@ -60,7 +72,8 @@ def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
 
 
 def read_flat(value: Any, *, org: str | None, now_ms: int | None) -> WideEvent:
-    """A flat event, field by field; Rejected names the first field that is wrong. `org`: the request's, None for the event's own."""
+    """A flat event, field by field; Rejected names the first field that is wrong. `org`: the request's, None for the
+    event's own."""
     event = _object(value, "")
     _check_type(event, "")
     own = _identifier(event, "org", required=org is None)
@@ -271,9 +284,9 @@ def _rfc3339(event: dict[str, Any], name: str) -> int | None:
 def _sane_time(ms: int, field: str, now_ms: int | None) -> int:
     if not EARLIEST_MS <= ms <= LATEST_MS:
         hint = ""
-        if LATEST_MS < ms:
+        if ms > LATEST_MS:
             hint = "; this looks like micro- or nanoseconds"
-        elif 0 < ms and EARLIEST_MS <= ms * 1_000 <= LATEST_MS:
+        elif ms > 0 and EARLIEST_MS <= ms * 1_000 <= LATEST_MS:
             hint = "; this looks like seconds"
         raise Rejected("out_of_range", field, ms, f"epoch milliseconds from {EARLIEST_MS} to {LATEST_MS}{hint}")
     if now_ms is not None and ms > now_ms + FUTURE_MS:

@@ -1,4 +1,5 @@
-"""Where a sender of a file stopped: a small JSON file that is replaced atomically, and a lock against a second sender."""
+"""Where a sender of a file stopped: a small JSON file that is replaced atomically, and a lock against a second
+sender."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ HEAD_BYTES = 64 << 10
 class Position(msgspec.Struct):
     """A file's identity, the window being sent, and how far each org has come.
 
-    head_bytes, head_sha256: of the file's beginning when it was first sent, so that a file which grew is still the same and
-    one that was replaced is not. counters: each org's number of lines before the window. acknowledged: each org's number of
-    lines that the server has; the sequence number of its next one.
+    head_bytes, head_sha256: of the file's beginning when it was first sent, so that a file which grew is still the same
+    and one that was replaced is not. counters: each org's number of lines before the window. acknowledged: each org's
+    number of lines that the server has; the sequence number of its next one.
     """
 
     source: str
@@ -35,8 +36,8 @@ class Position(msgspec.Struct):
 def position_of(file: BinaryIO, path: Path, state: Path, label: str) -> Position:
     """The stored position if it is this file's, else a new one at the start.
 
-    A new one's source is label:<sha256 of the absolute path and the first 64 KiB>. Known limit: a file that was replaced by one
-    of the same path and the same first 64 KiB is taken for the old one.
+    A new one's source is label:<sha256 of the absolute path and the first 64 KiB>. Known limit: a file that was
+    replaced by one of the same path and the same first 64 KiB is taken for the old one.
     """
     stored = _load(state)
     if stored is not None:
@@ -70,7 +71,8 @@ def save(position: Position, state: Path) -> None:
 
 
 def lock(state: Path) -> int:
-    """A descriptor that holds the state's lock until it is closed or the process ends; ConfigError when another holds it."""
+    """A descriptor that holds the state's lock until it is closed or the process ends; ConfigError when another holds
+    it."""
     descriptor = os.open(state.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -65,7 +65,13 @@ class Simulator:
     ) -> None:
         if not orgs or not platforms or rate < 1:
             raise ValueError("a simulation needs an org, a platform and at least one event a second")
-        self.orgs, self.platforms, self.seed, self.start_ms, self.rate = tuple(orgs), tuple(platforms), seed, start_ms, rate
+        self.orgs, self.platforms, self.seed, self.start_ms, self.rate = (
+            tuple(orgs),
+            tuple(platforms),
+            seed,
+            start_ms,
+            rate,
+        )
         self._ads = [
             self._made_ad(org, platform, f"{platform}-{campaign}", ad_set, ad)
             for ad in ADS
@@ -77,7 +83,8 @@ class Simulator:
         self._incidents: dict[int, list[Incident]] = {}
 
     def _made_ad(self, org: str, platform: str, campaign: str, ad_set: str, ad: str) -> _Ad:
-        """Campaigns differ by up to a tenth in each figure: enough to look alive, little enough for one threshold for all."""
+        """Campaigns differ by up to a tenth in each figure: enough to look alive, little enough for one threshold for
+        all."""
         own = Random(f"{self.seed}/{org}/{campaign}")
         volume, clicks, price = (own.uniform(0.9, 1.1) for _ in range(3))
         name = f"{campaign}-{ad_set}"
@@ -147,13 +154,16 @@ class Simulator:
         for org in self.orgs:
             for metric, name, op, threshold, min_field, min_value, severity in figures:
                 rules.append(
-                    {"id": f"demo-{org}-{metric}", "org": org, "name": name, "campaign": None, "metric": metric, "window": "1m",
-                     "op": op, "threshold": threshold, "min_field": min_field, "min_value": min_value, "severity": severity}
+                    {"id": f"demo-{org}-{metric}", "org": org, "name": name, "campaign": None, "metric": metric,
+                     "window": "1m", "op": op, "threshold": threshold, "min_field": min_field,
+                     "min_value": min_value, "severity": severity}
                 )  # fmt: skip
         return rules
 
 
-def _event(ad: _Ad, ts: int, event_id: str, covered: float, incident: Incident | None, chance: Random) -> dict[str, Any]:
+def _event(
+    ad: _Ad, ts: int, event_id: str, covered: float, incident: Incident | None, chance: Random
+) -> dict[str, Any]:
     kind = incident.kind if incident is not None else ""
     impressions = _whole(ad.impressions_per_s * covered * math.exp(chance.gauss(0, 0.12)), chance)
     click_rate = ad.click_rate * (CLICK_DROP_FACTOR if kind == "click_drop" else 1)

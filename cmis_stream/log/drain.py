@@ -2,13 +2,13 @@
 
 A mixin to stand before any subclass of ``faust.transport.consumer.Consumer``. It changes three things:
 
-**Delivery.** Faust races every message against ``suspend_flow`` with ``wait_first``: four tasks a message. Here the message
-is handed over directly, about twice as fast; only a message that would have to wait (flow suspended, agent's queue
-full) takes Faust's way, so that a rebalance or a stop can still break the wait.
+**Delivery.** Faust races every message against ``suspend_flow`` with ``wait_first``: four tasks a message. Here the
+message is handed over directly, about twice as fast; only a message that would have to wait (flow suspended, agent's
+queue full) takes Faust's way, so that a rebalance or a stop can still break the wait.
 
 **Waiting.** Faust sleeps a whole second when every partition's buffer is full, and again until a fetch times out after
-partitions were resumed. Here both are wake-ups: ``self.fetch_wake`` is set when a buffer drops or partitions or the flow
-are resumed; a transport's ``_getmany`` may wait on it too.
+partitions were resumed. Here both are wake-ups: ``self.fetch_wake`` is set when a buffer drops or partitions or the
+flow are resumed; a transport's ``_getmany`` may wait on it too.
 
 **Commits.** Faust finds the offset to commit from runs of acknowledged numbers and registered gaps. It commits past a
 message that is not acknowledged yet (Faust issue 606), and the gap it registers includes the message after the gap, so
@@ -41,11 +41,13 @@ class DirectDrain(_Base):
     """See the module's text."""
 
     fetch_wake: asyncio.Event
-    _delivered: dict[TP, deque[int]]  # offsets handed over, in order, from the first not yet committed
+    _delivered: dict[TP, deque[int]]  # offsets handed over, in order, from the first not yet acknowledged
+    _done_up_to: dict[TP, int]  # the offset after the last one that is acknowledged with all before it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.fetch_wake = asyncio.Event()
         self._delivered = {}
+        self._done_up_to = {}
         super().__init__(*args, **kwargs)
 
     # -- delivery -----------------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class DirectDrain(_Base):
         return {}, active
 
     async def wait_for_wake(self, timeout: float) -> None:
-        """Wait until ``fetch_wake`` is set, at most ``timeout`` seconds. Clear it before looking for work, not after."""
+        """Wait until ``fetch_wake`` is set, at most ``timeout`` seconds, and clear it; then look for work again."""
         try:
             async with asyncio.timeout(timeout):
                 await self.fetch_wake.wait()
@@ -137,27 +139,40 @@ class DirectDrain(_Base):
     # -- commits ------------------------------------------------------------------------------------------------------
 
     def _new_offset(self, tp: TP) -> int | None:
-        """Return the offset to commit, or None if nothing new is acknowledged without a hole before it."""
+        """Return the offset to commit, or None if nothing is acknowledged without a hole before it.
+
+        The answer stays until there is a higher one: a commit that is cancelled half way must not lose it.
+        """
         delivered, acked = self._delivered.get(tp), self._acked_index[tp]
-        last = None
         while delivered and delivered[0] in acked:
-            last = delivered.popleft()
-            acked.discard(last)
+            done = delivered.popleft()
+            acked.discard(done)
+            self._done_up_to[tp] = max(done + 1, self._done_up_to.get(tp, 0))
         self._acked[tp].clear()  # Faust's list of the same offsets; appended to by its streams, read by nobody now
-        return None if last is None else last + 1
+        return self._done_up_to.get(tp)
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets; what was handed over and not committed will come again."""
+        """Go back to the committed offsets; what was handed over after them comes again.
+
+        What is acknowledged stays so: Faust also seeks when it finds the flow stopped, which is while it stops.
+        """
+        for tp in list(self._delivered):
+            self._new_offset(tp)
         self._delivered.clear()
-        self._acked.clear()
         self._acked_index.clear()
         await super().perform_seek()
+
+    async def commit_and_end_transactions(self) -> None:
+        """Commit the last acknowledged offsets, also if a commit of earlier ones is just under way."""
+        await self.maybe_wait_for_commit_to_finish()
+        await super().commit_and_end_transactions()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget partitions that are no longer ours."""
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
             self._delivered.pop(tp, None)
+            self._done_up_to.pop(tp, None)
 
     def ack(self, message: Message) -> bool:
         """Mark a message as processed; one from before the last rebalance counts for nothing, it comes again."""

@@ -1,9 +1,9 @@
 """``EmbeddedLog``: a partitioned, durable log in one SQLite file, for one writing process and any number of readers.
 
 What it promises: a future of ``append`` is done only when the record is durable (``sync='full'``: on the disk;
-``sync='normal'``: it survives the process being killed, not a power cut); offsets of a partition count up from 0 without
-gaps as they are given, are never given twice, and survive retention; ``read`` returns only durable records. Records and
-group offsets handed in together become durable together or not at all.
+``sync='normal'``: it survives the process being killed, not a power cut); offsets of a partition count up from 0
+without gaps as they are given, are never given twice, and survive retention; ``read`` returns only durable records.
+Records and group offsets handed in together become durable together or not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cmis_stream.log.storage import (
     load_state,
     load_topics,
 )
-from cmis_stream.log.writer import LogClosed, LogError, LogWriter, LogWriteFailed
+from cmis_stream.log.writer import LogClosed, LogError, LogWriteFailed, LogWriter
 
 __all__ = ["EmbeddedLog", "LogClosed", "LogError", "LogLocked", "LogWriteFailed", "Record", "TopicInfo"]
 

@@ -1,4 +1,4 @@
-"""Faust's producer over the embedded log. What Faust expects in places, and what happens otherwise, is noted at each."""
+"""Faust's producer over the embedded log: a send is an append, done when the record is durable."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ share a leaf. The large columns stand last in the row, so scans over ``ts_ms`` a
 file stays at its high-water mark, which retention and compaction bound. Auto-vacuum would return it, at the price of
 moving pages in every commit and a pointer map to write for every overflow page.
 
-**Compaction happens on append.** ``latest`` maps (tp, key) of compacted topics to the newest offset. The transaction that
-appends a newer record deletes the one it supersedes, found through that index, without scanning blobs. So a compacted
-topic never holds more than one record a key, however fast keys are rewritten (the checkpoint changelog rewrites MBs
-every second), and there is no backlog to catch up with. It needs no other guard: the record that supersedes is by
-definition newer than the deleted one, so the partition's last record stays (recovery waits for highwater - 1), and a
-reader that has not come that far meets the newer value further on, which is what compaction promises.
+**Compaction happens on append.** ``latest`` maps (tp, key) of compacted topics to the newest offset. The transaction
+that appends a newer record deletes the one it supersedes, found through that index, without scanning blobs. So a
+compacted topic never holds more than one record a key, however fast keys are rewritten (the checkpoint changelog
+rewrites MBs every second), and there is no backlog to catch up with. It needs no other guard: the record that
+supersedes is by definition newer than the deleted one, so the partition's last record stays (recovery waits for
+highwater - 1), and a reader that has not come that far meets the newer value further on, which is what compaction
+promises.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Faust's transport over the embedded log.
 
-Broker URL: ``embedded:///absolute/path/log.db?sync=normal|full``; ``embedded://./path/log.db`` is relative to the working
-directory; ``topics=path`` names another topics.yaml. ``broker_url`` makes one.
+Broker URL: ``embedded:///absolute/path/log.db?sync=normal|full``; ``embedded://./path/log.db`` is relative to the
+working directory; ``topics=path`` names another topics.yaml. ``broker_url`` makes one.
 """
 
 from __future__ import annotations

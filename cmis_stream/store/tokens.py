@@ -1,8 +1,8 @@
 """Orgs and API tokens in SQLite, for several processes at once.
 
-A token's text is `cmis_<token id>_<secret>`; only the SHA-256 of the secret is stored. The secret is 256 random bits, so
-guessing from the hash is hopeless however fast the hash is; slow password hashes are for what people can remember, and would
-cost 50 ms where this costs a microsecond.
+A token's text is `cmis_<token id>_<secret>`; only the SHA-256 of the secret is stored. The secret is 256 random bits,
+so guessing from the hash is hopeless however fast the hash is; slow password hashes are for what people can remember,
+and would cost 50 ms where this costs a microsecond.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS orgs(
     id TEXT PRIMARY KEY, slug TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created_at INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS tokens(
     id TEXT PRIMARY KEY, org_id TEXT NOT NULL REFERENCES orgs(id), name TEXT NOT NULL, scopes TEXT NOT NULL,
-    secret_sha256 TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER, revoked_at INTEGER, last_used INTEGER) STRICT;
+    secret_sha256 TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER, revoked_at INTEGER, last_used INTEGER)
+    STRICT;
 CREATE INDEX IF NOT EXISTS tokens_of_org ON tokens(org_id, created_at);
 """
 _COLUMNS = "id, org_id, name, scopes, created_at, expires_at, revoked_at, last_used"
@@ -78,7 +79,8 @@ class Token:
 
 
 class TokenStore:
-    """Made by `open`; safe for threads. Writers of all processes wait up to 5 s for one another (WAL: readers never wait)."""
+    """Made by `open`; safe for threads. Writers of all processes wait up to 5 s for one another (WAL: readers never
+    wait)."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -90,7 +92,8 @@ class TokenStore:
 
     @classmethod
     def open(cls, path: Path | str) -> TokenStore:
-        """Opens or creates the database file; only its owner can read it. OSError or sqlite3.Error when that is impossible."""
+        """Opens or creates the database file; only its owner can read it. OSError or sqlite3.Error when that is
+        impossible."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Before SQLite touches it: the -wal and -shm files take over the permissions of the database.

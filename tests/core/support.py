@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from cmis_stream.core.batch import Batch, Segment, leaf_path
@@ -16,7 +16,6 @@ from cmis_stream.core.conditions import Transitions
 from cmis_stream.core.engine import Engine
 from cmis_stream.core.rules import Rule, parse_rule
 from cmis_stream.core.time import WINDOWS
-
 from tests.core.reference import Change, Event
 
 START = 1_767_225_600_000
@@ -31,6 +30,7 @@ def examples(count: int) -> settings:
     return settings(
         max_examples=max(1, int(count * EXAMPLES)), deadline=None, derandomize=EXAMPLES == 1, database=None,
         suppress_health_check=list(HealthCheck), print_blob=False,
+        phases=[phase for phase in Phase if phase != Phase.shrink or "CORE_NO_SHRINK" not in os.environ],
     )  # fmt: skip
 
 
@@ -43,7 +43,9 @@ def event(ts: int, org: str = "acme", campaign: str = "c1", *, custom: dict[str,
         round(values.pop("conversions", 0) * 1e6), round(values.pop("revenue", 0) * 1e6),
     )  # fmt: skip
     assert not values, values
-    return Event(ts + START if ts < START // 2 else ts, leaf, amounts, tuple((k, round(v * 1e6)) for k, v in (custom or {}).items()))
+    return Event(
+        ts + START if ts < START // 2 else ts, leaf, amounts, tuple((k, round(v * 1e6)) for k, v in (custom or {}).items())
+    )
 
 
 def batch_of(events: Sequence[Event], first_number: int = 0, source: str = "feed") -> Batch:
@@ -72,7 +74,9 @@ def changes_of(engine: Engine, parts: Iterable[Transitions]) -> list[Change]:
     for part in parts:
         for i in range(len(part)):
             entity = engine.entities.entity(int(part.row[i]))
-            found.append(Change(entity.org, int(part.at_ms[i]), engine.rules.rule_id(int(part.rule[i])), entity, bool(part.firing[i])))
+            found.append(
+                Change(entity.org, int(part.at_ms[i]), engine.rules.rule_id(int(part.rule[i])), entity, bool(part.firing[i]))
+            )
     return found
 
 
@@ -173,7 +177,9 @@ def _stream(moves: list[Any]) -> list[Event]:
 
 streams = st.lists(_moves, min_size=1, max_size=30).map(_stream)
 
-_metrics = st.sampled_from(["events", "impressions", "clicks", "spend", "conversions", "revenue", "ctr", "cpc", "cpm", "cpa", "roas", "cvr"])
+_metrics = st.sampled_from(
+    ["events", "impressions", "clicks", "spend", "conversions", "revenue", "ctr", "cpc", "cpm", "cpa", "roas", "cvr"]
+)
 _ops = st.sampled_from(["gt", "gte", "lt", "lte", "eq", "ne"])
 _limits = st.sampled_from([-1, 0, 0.5, 1, 1.5, 2, 3, 4, 5, 8, 12])
 _minimums = st.one_of(st.none(), st.none(), st.builds(lambda m, v: {m: v}, _metrics, _limits))
@@ -214,7 +220,9 @@ def _rules(windows: Sequence[str], evaluations: Sequence[str]) -> st.SearchStrat
     })  # fmt: skip
 
 
-def rule_sets(evaluations: Sequence[str] = ("pane",), windows: Sequence[str] = tuple(WINDOWS), size: int = 8) -> st.SearchStrategy[list[Rule]]:
+def rule_sets(
+    evaluations: Sequence[str] = ("pane",), windows: Sequence[str] = tuple(WINDOWS), size: int = 8
+) -> st.SearchStrategy[list[Rule]]:
     return st.lists(_rules(windows, evaluations), min_size=1, max_size=size).map(
         lambda raws: [parse_rule({"id": f"r{i}", **raw}) for i, raw in enumerate(raws)]
     )

@@ -1,0 +1,67 @@
+"""The rows of the benchmark: what each runs, on which workload, and what it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PEER = "bytewax panes"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """group: its name in `--rows`. rules: of its workload; 0 for jobs that make their own data."""
+
+    name: str
+    group: str
+    module: str
+    job: str
+    rules: int = 100
+
+
+ROWS = (
+    Row(PEER, "bytewax", "bench.peer_panes", "panes"),
+    Row("bytewax lines", "bytewax", "bench.peer_lines", "lines"),
+    Row("core", "core", "bench.core", "campaign"),
+    Row("levels", "levels", "bench.core", "levels"),
+    Row("core, 10,000 rules", "rules", "bench.core", "campaign", 10_000),
+    Row("judging, 100 rules", "rules", "bench.judging", "rules100", 0),
+    Row("judging, 10,000 rules", "rules", "bench.judging", "rules10k", 0),
+    Row("judging, 1,000,000 rules", "rules", "bench.judging", "rules1m", 0),
+    Row("pipeline", "pipeline", "bench.pipeline", "ingest"),
+    Row("recovery", "recovery", "bench.pipeline", "recovery"),
+    Row("memory, 20,000 ads", "memory", "bench.memory", "ads20k", 0),
+    Row("memory, 100,000 ads", "memory", "bench.memory", "ads100k", 0),
+)
+GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
+ONCE = frozenset({"memory"})
+"""Groups whose figure is memory: one round says everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A ratio that is wanted. value: `per` divides the row's figure by that of another row.
+
+    figure: "rate" (events a CPU-second) or the name of one of the row's extra figures. smaller: less is better.
+    """
+
+    text: str
+    row: str
+    per: str
+    good: float
+    aim: float
+    figure: str = "rate"
+    smaller: bool = False
+
+
+TARGETS = (
+    Target("core path, against bytewax by lines", "core", "bytewax lines", 5, 8),
+    Target("core path, against bytewax by chunks", "core", PEER, 5, 8),
+    Target("all levels and windows, against bytewax by lines", "levels", "bytewax lines", 5 * 250 / 700, 8 * 400 / 1000),
+    Target("all levels and windows, against the core path", "levels", "core", 250 / 700, 400 / 1000),
+    Target("10,000 rules against 100", "core, 10,000 rules", "core", 0.7, 0.9),
+    Target(
+        "1,000,000 rules against 100, judging", "judging, 1,000,000 rules", "judging, 100 rules", 8, 2, "ms_per_judgement", True
+    ),
+    Target("pipeline, against bytewax by lines", "pipeline", "bytewax lines", 5 * 150 / 700, 8 * 300 / 1000),
+    Target("ready after kill -9, seconds", "recovery", "", 5, 2, "ready_s", True),
+)

@@ -1,0 +1,355 @@
+"""The command `cmis`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cmis_stream.core.errors import CmisError, ConfigError, Rejected
+
+DATA_DIR = click.option(
+    "--data-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("cmis-data"), envvar="CMIS_DATA_DIR",
+    show_default=True, help="Where the log, the state and the tokens are kept.",
+)  # fmt: skip
+EVALUATE = click.option(
+    "--evaluate", type=click.Choice(["live", "pane"]), default="live", show_default=True,
+    help="When rules that do not say so are judged: after each record, or at each closed pane of their window (reproducible).",
+)  # fmt: skip
+
+
+class Cli(click.Group):
+    """Errors are sentences, without tracebacks; Ctrl-C is not an error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CmisError, OSError, sqlite3.Error) as error:
+            click.echo(f"cmis: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="cmis-stream", prog_name="cmis")
+def main() -> None:
+    """CMIS Stream: ad and social events in, alerts and figures out, as they happen.
+
+    \b
+    Try it:       cmis up --demo
+    Your events:  cmis org create acme && cmis token create acme --scope ingest
+                  cmis up --rules rules.json
+                  cmis ingest events.ndjson
+    Look:         cmis topics; cmis tail cmis.transitions.v1 --follow
+    """
+
+
+def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A command that runs in an event loop."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(command(*args, **kwargs))
+
+    return run
+
+
+@main.command()
+@DATA_DIR
+@EVALUATE
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision.")
+@click.option("--port", default=8600, show_default=True, help="The next free one is taken when it is in use; 0: any.")
+@click.option("--rules", "rules_file", type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON), re-read on change.")
+@click.option("--sync", type=click.Choice(["normal", "full"]), default="normal", show_default=True,
+              help="full: what was answered survives a power cut too, at the price of a disk sync per commit.")  # fmt: skip
+@click.option("--demo", is_flag=True, help="Live sample feeds of two orgs on six platforms, with an overspend now and then.")
+@click.option("--live/--no-live", default=True, help="Show moving figures in the terminal.")
+@running
+async def up(data_dir: Path, rules_file: Path | None, demo: bool, live: bool, **options: Any) -> None:
+    """Run everything in one process: HTTP ingest, log, agents. Ctrl-C stops it cleanly."""
+    from rich.console import Console
+
+    from cmis_stream import demo as samples
+    from cmis_stream.console import View
+    from cmis_stream.instance import Instance
+    from cmis_stream.settings import Settings
+
+    _log_to(data_dir)
+    gc.freeze()  # what is imported stays; the collector need not look at it again
+    settings = Settings(data_dir=data_dir, rules_file=rules_file, **options)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    console = Console()
+    began = time.monotonic()
+    async with Instance(settings) as instance:
+        if settings.port and instance.port != settings.port:
+            click.echo(f"Port {settings.port} is taken; using {instance.port}.")
+        click.echo(f"Ready in {time.monotonic() - began:.1f} s: {instance.url}/docs")
+        click.echo(f"Events: POST {instance.url}/api/orgs/ORG/events, or: cmis ingest FILE --data-dir {data_dir}")
+        for error in instance.rule_errors:
+            click.echo(error, err=True)
+        tasks = []
+        if demo:
+            tokens = await samples.prepare(instance)
+            click.echo("Sample feeds are running; the first alerts come within two minutes.")
+            tasks.append(asyncio.create_task(samples.feed(instance, tokens)))
+        if live:
+            tasks.append(asyncio.create_task(View(instance, console).run()))
+        try:
+            await instance.wait(stop)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    click.echo("Stopped; everything accepted is safe.")
+
+
+def _log_to(data_dir: Path) -> None:
+    """Logs go to a file: the terminal shows figures."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(data_dir / "cmis.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False))
+@DATA_DIR
+@click.option("--url", help="The instance; default: the one running on --data-dir.")
+@click.option("--org", help="The org of every line; default: each line names its own.")
+@click.option("--token", envvar="CMIS_TOKEN", help="A token with scope ingest; default: one is made, if --data-dir is of this machine.")
+@click.option("--create-orgs", is_flag=True, help="Create orgs that are named in the file and not known yet.")
+@click.option("--retry-for", default=300.0, show_default=True, help="Seconds to go on trying while the instance does not answer.")
+@click.option("--batch", default=5000, show_default=True, help="Events per request.")
+@running
+async def ingest(
+    file: Path, data_dir: Path, url: str | None, org: str | None, token: str | None, create_orgs: bool, retry_for: float, batch: int
+) -> None:
+    """Send FILE (flat events, one JSON object a line; - for standard input) to a running instance.
+
+    Shows progress, tries again while the instance is away, resumes where it stopped and sends nothing twice.
+    """
+    from cmis_stream.feeds.client import IngestStopped, send_file
+    from cmis_stream.feeds.sending import local_tokens, progress_bar
+    from cmis_stream.instance import running_url
+
+    if str(file) != "-" and not file.exists():
+        raise ConfigError(f"{file}: there is no such file")
+    address = url or running_url(data_dir)
+    if address is None:
+        raise ConfigError(f"no instance is running on {data_dir}; start one with `cmis up`, or name it with --url")
+    token_for = (lambda _: token) if token else local_tokens(data_dir, create_orgs)
+    source = sys.stdin.buffer if str(file) == "-" else file
+    with progress_bar() as progress:
+        try:
+            summary = await send_file(
+                source, url=address, token_for=token_for, org=org, state_dir=data_dir / "ingest",
+                progress=progress, retry_for_s=retry_for, batch_events=batch,
+            )  # fmt: skip
+        except IngestStopped as stopped:
+            _tell(stopped.summary)
+            raise
+    _tell(summary)
+    if summary.rejected:
+        raise SystemExit(2)
+
+
+def _tell(summary: Any) -> None:
+    for error in summary.errors:
+        click.echo(f"rejected: {json.dumps(error, ensure_ascii=False)}", err=True)
+    if summary.rejected_file is not None and summary.rejected:
+        click.echo(f"The {summary.rejected:,} rejected lines are in {summary.rejected_file}.", err=True)
+    resumed = f", resumed at byte {summary.resumed_from:,}" if summary.resumed_from else ""
+    click.echo(
+        f"{summary.accepted:,} accepted, {summary.rejected:,} rejected ({summary.requests:,} requests, {summary.retries:,} retries{resumed})"
+    )
+
+
+@main.command()
+@click.argument("events", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--rules", "rules_path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON).")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Transitions, one JSON line each.")
+@click.option("--engine", type=click.Choice(["core", "pipeline"]), default="core", show_default=True,
+              help="core: the pure engine; pipeline: HTTP ingest, log, agents and checkpoints on a scratch folder.")  # fmt: skip
+@click.option("--evaluate", type=click.Choice(["pane", "live"]), default="pane", show_default=True,
+              help="pane: however events are batched, the same answer; live: pipeline only.")  # fmt: skip
+@click.option("--batch", default=5000, show_default=True, help="Events per request (pipeline).")
+def replay(events: Path, rules_path: Path, out: Path, engine: str, evaluate: str, batch: int) -> None:
+    """Run EVENTS (flat events, one JSON object a line) through rules and write every transition."""
+    from cmis_stream import replay as replaying
+    from cmis_stream.modules.alerts.rule_file import read_rules
+
+    if engine == "core" and evaluate == "live":
+        raise ConfigError("--engine core evaluates panes only; live evaluation needs --engine pipeline")
+    rules = read_rules(rules_path, evaluate=evaluate)
+    for error in rules.errors:
+        click.echo(error, err=True)
+    refused = 0
+
+    def report(error: object) -> None:
+        nonlocal refused
+        refused += 1
+        if refused <= 20:
+            click.echo(f"left out: {error}", err=True)
+
+    began = time.monotonic()
+    if engine == "core":
+        lines = list(replaying.replay_core(events, rules, lambda r: report(f"line {r.line}: {r.error}")))
+    else:
+        lines = asyncio.run(replaying.replay_pipeline(events, rules, evaluate, report, batch_events=batch))
+    replaying.written(lines, out)
+    count = sum(len(own) for own in rules.rules.values())
+    left_out = f", {refused:,} events left out" if refused else ""
+    click.echo(f"{len(lines):,} transitions of {count:,} rules in {time.monotonic() - began:.1f} s{left_out}: {out}")
+
+
+@main.command()
+@click.option("--rate", default=100, show_default=True, help="Events a second, over all orgs.")
+@click.option("--seconds", default=0.0, help="Of event time; 0: until stopped.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--fast", is_flag=True, help="Do not wait for the clock (needs --seconds).")
+def simulate(rate: int, seconds: float, seed: int, fast: bool) -> None:
+    """Write sample events to standard output: cmis simulate | cmis ingest -"""
+    import orjson
+
+    from cmis_stream.feeds.simulator import Simulator
+
+    if fast and not seconds:
+        raise ConfigError("--fast would never end; say how much with --seconds")
+    if rate < 1:
+        raise ConfigError(f"--rate: expected at least 1 event a second, got {rate}")
+    start = at = time.time_ns() // 1_000_000
+    simulator = Simulator(seed=seed, start_ms=start, rate=rate)
+    end = start + int(seconds * 1000) if seconds else None
+    try:
+        while end is None or at < end:
+            until = at + 1000 if fast else time.time_ns() // 1_000_000
+            until = until if end is None else min(until, end)
+            for event in simulator.events_between(at, until):
+                sys.stdout.buffer.write(orjson.dumps(event) + b"\n")
+            sys.stdout.buffer.flush()
+            at = until
+            if not fast:
+                time.sleep(0.1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; Python would complain about flushing at exit
+
+
+@main.group()
+def org() -> None:
+    """Orgs (tenants): they never see each other."""
+
+
+@org.command("create")
+@click.argument("slug")
+@click.option("--name", help="For people; default: the slug.")
+@DATA_DIR
+def create_org(slug: str, name: str | None, data_dir: Path) -> None:
+    """Create the org SLUG (lower-case letters, digits, - and _)."""
+    from cmis_stream.store.tokens import TokenStore
+
+    created = TokenStore.open(data_dir / "store.db").create_org(slug, name or slug)
+    click.echo(f"Created {created.id}.")
+
+
+@org.command("list")
+@DATA_DIR
+def list_orgs(data_dir: Path) -> None:
+    """The orgs of this installation."""
+    from cmis_stream.store.tokens import TokenStore
+
+    for one in TokenStore.open(data_dir / "store.db").orgs():
+        click.echo(f"{one.id}\t{one.name}")
+
+
+@main.group()
+def token() -> None:
+    """API tokens: of one org, with scopes, shown once and stored hashed."""
+
+
+@token.command("create")
+@click.argument("org_id", metavar="ORG")
+@click.option("--scope", "scopes", multiple=True, default=("ingest",), show_default=True, help="ingest, read, write, admin; repeat for several.")
+@click.option("--days", type=float, default=90, show_default=True, help="Until it expires; 0: never.")
+@click.option("--name", default="", help="What it is for.")
+@DATA_DIR
+def create_token(org_id: str, scopes: tuple[str, ...], days: float, name: str, data_dir: Path) -> None:
+    """Create a token of ORG and print it, this once."""
+    from cmis_stream.core.time import DAY_MS
+    from cmis_stream.store.tokens import TokenStore
+
+    store = TokenStore.open(data_dir / "store.db")
+    expires = int(time.time() * 1000 + days * DAY_MS) if days else None
+    try:
+        created, text = store.create(org_id, scopes, expires, name)
+    except Rejected as error:
+        hint = f"; create it with `cmis org create {org_id}`" if error.field == "org" else ""
+        raise ConfigError(f"{error}{hint}") from None
+    click.echo(f"Token {created.id} of {created.org}, shown this once:", err=True)
+    click.echo(text)
+
+
+@token.command("list")
+@click.argument("org_id", metavar="ORG")
+@DATA_DIR
+def list_tokens(org_id: str, data_dir: Path) -> None:
+    """The tokens of ORG, without their secrets."""
+    from cmis_stream.core.time import rfc3339
+    from cmis_stream.store.tokens import TokenStore
+
+    for one in TokenStore.open(data_dir / "store.db").list(org_id):
+        until = "revoked" if one.revoked_at_ms else f"until {rfc3339(one.expires_at_ms)}" if one.expires_at_ms else "no expiry"
+        used = rfc3339(one.last_used_ms) if one.last_used_ms else "never used"
+        click.echo(f"{one.id}\t{','.join(sorted(one.scopes))}\t{until}\t{used}\t{one.name}")
+
+
+@token.command("revoke")
+@click.argument("token_id")
+@DATA_DIR
+def revoke_token(token_id: str, data_dir: Path) -> None:
+    """Revoke a token by its id; it stops working within a second."""
+    from cmis_stream.store.tokens import TokenStore
+
+    if not TokenStore.open(data_dir / "store.db").revoke(token_id):
+        raise ConfigError(f"there is no token {token_id} that is not revoked already")
+    click.echo(f"Revoked {token_id}.")
+
+
+@main.command()
+@DATA_DIR
+def topics(data_dir: Path) -> None:
+    """The topics: declared, and what the log of --data-dir holds of each."""
+    from cmis_stream.inspection import topics_table
+
+    click.echo(topics_table(data_dir))
+
+
+@main.command()
+@click.argument("topic")
+@click.option("-n", "count", default=10, show_default=True, help="How many of the newest records to show first.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new ones as they come.")
+@click.option("--events", is_flag=True, help="Show the events of envelopes, not only what they are about.")
+@DATA_DIR
+def tail(topic: str, count: int, follow: bool, events: bool, data_dir: Path) -> None:
+    """Show the newest records of TOPIC as JSON lines; works beside a running instance."""
+    from cmis_stream.inspection import tail_lines
+
+    try:
+        for line in tail_lines(data_dir, topic, count, follow=follow, events=events):
+            click.echo(line)
+    except BrokenPipeError:
+        sys.stderr.close()
