@@ -39,7 +39,7 @@ def attach(app: faust.App, runtime: Runtime) -> None:
                 await before
             event.ack()
 
-    @app.agent(runtime.raw_topic(RAW), concurrency=1, name="ingest")  # type: ignore[untyped-decorator]
+    @app.agent(runtime.raw_topic(RAW), concurrency=1, name="ingest")
     async def ingest(stream: Any) -> None:
         last: dict[int, asyncio.Task[None]] = {}
         async for event in stream.noack().events():

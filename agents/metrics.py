@@ -22,7 +22,7 @@ SAVE_S = 0.25
 
 def attach(app: faust.App, runtime: Runtime) -> None:
     topic = runtime.raw_topic(METRICS)
-    raw = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    raw: Any = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
     table = CheckpointTable(app, name="state", schema=raw, partitions=runtime.partitions, beacon=app.tables.beacon)
     app.tables.add(table)
     owners = runtime.owners
@@ -41,14 +41,14 @@ def attach(app: faust.App, runtime: Runtime) -> None:
 
     table.on_recover(take_over)
 
-    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
-    async def let_go(_app: faust.App, revoked: Any, **_: Any) -> None:
+    @app.on_partitions_revoked.connect
+    async def let_go(_app: Any, revoked: Any, *_: Any, **_named: Any) -> None:
         for tp in revoked:
             owner = owners.pop(tp.partition, None) if tp.topic == METRICS else None
             if owner is not None:
                 owner.abandon()
 
-    @app.agent(topic, concurrency=1, name="metrics")  # type: ignore[untyped-decorator]
+    @app.agent(topic, concurrency=1, name="metrics")
     async def metrics(stream: Any) -> None:
         async for event in stream.noack().events():
             owner = owners.get(event.message.partition)
@@ -57,20 +57,20 @@ def attach(app: faust.App, runtime: Runtime) -> None:
             with runtime.guard("metrics"):
                 await owner.apply(event.message.offset, event.value, event.ack)
 
-    @app.timer(interval=SAVE_S, name="checkpoints")  # type: ignore[untyped-decorator]
+    @app.timer(interval=SAVE_S, name="checkpoints")
     async def save() -> None:
         for owner in list(owners.values()):
             with runtime.guard("checkpoint"):
                 await owner.save_if_due()
 
-    @app.timer(interval=TICK_S, name="ticks")  # type: ignore[untyped-decorator]
+    @app.timer(interval=TICK_S, name="ticks")
     async def tick() -> None:
         """Idle partitions learn from the log, too, that time passes."""
         for owner in list(owners.values()):
             if owner.idle_s >= TICK_S and runtime.ticking:
                 await runtime.send(METRICS, owner.partition, encode(Tick(runtime.clock())))
 
-    @app.agent(runtime.raw_topic(CHANGES), concurrency=1, name="catalog")  # type: ignore[untyped-decorator]
+    @app.agent(runtime.raw_topic(CHANGES), concurrency=1, name="catalog")
     async def catalog(stream: Any) -> None:
         """Copies each new rule set into the metrics log: its place there says from which event on it is in force."""
         async for event in stream.noack().events():

@@ -17,7 +17,7 @@ from cmis_stream.runtime import TRANSITIONS, Runtime
 def attach(app: faust.App, runtime: Runtime) -> None:
     passed = Passed()
 
-    @app.agent(runtime.raw_topic(TRANSITIONS), concurrency=1, name="watch")  # type: ignore[untyped-decorator]
+    @app.agent(runtime.raw_topic(TRANSITIONS), concurrency=1, name="watch")
     async def watch(stream: Any) -> None:
         async for event in stream.noack().events():
             with runtime.guard("watch"):

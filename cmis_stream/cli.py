@@ -69,9 +69,13 @@ def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 @main.command()
 @DATA_DIR
 @EVALUATE
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision."
+)
 @click.option("--port", default=8600, show_default=True, help="The next free one is taken when it is in use; 0: any.")
-@click.option("--rules", "rules_file", type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON), re-read on change.")
+@click.option(
+    "--rules", "rules_file", type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON), re-read on change."
+)
 @click.option("--sync", type=click.Choice(["normal", "full"]), default="normal", show_default=True,
               help="full: what was answered survives a power cut too, at the price of a disk sync per commit.")  # fmt: skip
 @click.option("--demo", is_flag=True, help="Live sample feeds of two orgs on six platforms, with an overspend now and then.")
@@ -131,13 +135,22 @@ def _log_to(data_dir: Path) -> None:
 @DATA_DIR
 @click.option("--url", help="The instance; default: the one running on --data-dir.")
 @click.option("--org", help="The org of every line; default: each line names its own.")
-@click.option("--token", envvar="CMIS_TOKEN", help="A token with scope ingest; default: one is made, if --data-dir is of this machine.")
+@click.option(
+    "--token", envvar="CMIS_TOKEN", help="A token with scope ingest; default: one is made, if --data-dir is of this machine."
+)
 @click.option("--create-orgs", is_flag=True, help="Create orgs that are named in the file and not known yet.")
 @click.option("--retry-for", default=300.0, show_default=True, help="Seconds to go on trying while the instance does not answer.")
 @click.option("--batch", default=5000, show_default=True, help="Events per request.")
 @running
 async def ingest(
-    file: Path, data_dir: Path, url: str | None, org: str | None, token: str | None, create_orgs: bool, retry_for: float, batch: int
+    file: Path,
+    data_dir: Path,
+    url: str | None,
+    org: str | None,
+    token: str | None,
+    create_orgs: bool,
+    retry_for: float,
+    batch: int,
 ) -> None:
     """Send FILE (flat events, one JSON object a line; - for standard input) to a running instance.
 
@@ -283,7 +296,14 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("org_id", metavar="ORG")
-@click.option("--scope", "scopes", multiple=True, default=("ingest",), show_default=True, help="ingest, read, write, admin; repeat for several.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("ingest",),
+    show_default=True,
+    help="ingest, read, write, admin; repeat for several.",
+)
 @click.option("--days", type=float, default=90, show_default=True, help="Until it expires; 0: never.")
 @click.option("--name", default="", help="What it is for.")
 @DATA_DIR

@@ -9,7 +9,7 @@ import httpx
 import orjson
 
 from cmis_stream.core.time import DAY_MS
-from cmis_stream.feeds.simulator import Simulator, demo_rules
+from cmis_stream.feeds.simulator import Simulator
 from cmis_stream.instance import Instance
 
 ORGS = {"acme": "Acme Outdoor", "globex": "Globex Home"}
@@ -27,7 +27,7 @@ async def prepare(instance: Instance) -> dict[str, str]:
         expires = runtime.clock() + DAY_MS
         tokens[org] = runtime.tokens.create(org, ["ingest"], expires, "demo feed")[1]
         if instance.settings.rules_file is None:
-            own = [rule for rule in demo_rules() if rule["org"] == org]
+            own = [rule for rule in Simulator(tuple(ORGS)).demo_rules() if rule["org"] == org]
             stored = runtime.rule_sets.current().get(org)
             if stored is None or stored.rules != own:
                 await runtime.put_rules(org, own)

@@ -34,14 +34,20 @@ def topics_table(data_dir: Path) -> str:
     rows = [("topic", "partitions", "records", "MB", "lag", "kept")]
     for name in dict.fromkeys([*declared, *sorted(held)]):
         spec, info = declared.get(name), held.get(name)
-        kept = "newest per key" if (spec and spec.compact) or (info and info.compact) else _days(spec.retention_ms if spec else None)
+        kept = (
+            "newest per key" if (spec and spec.compact) or (info and info.compact) else _days(spec.retention_ms if spec else None)
+        )
         if log is None or info is None:
             rows.append((name, str(spec.partitions if spec else ""), "–", "–", "–", kept))
             continue
         ends = [log.highwater(name, p) for p in range(info.partitions)]
         records = sum(end - log.earliest(name, p) for p, end in enumerate(ends))
         read = [log.committed(_GROUP, name, p) for p in range(info.partitions)]
-        lag = sum(end - at for end, at in zip(ends, read, strict=True) if at is not None) if any(r is not None for r in read) else None
+        lag = (
+            sum(end - at for end, at in zip(ends, read, strict=True) if at is not None)
+            if any(r is not None for r in read)
+            else None
+        )
         size = f"{log.bytes_held(name) / 1e6:,.1f}"
         rows.append((name, str(info.partitions), f"{records:,}", size, "–" if lag is None else f"{lag:,}", kept))
     if log is not None:
@@ -49,7 +55,10 @@ def topics_table(data_dir: Path) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.ljust(width) if i in (0, 5) else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(width) if i in (0, 5) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -114,7 +123,13 @@ def _metrics(value: bytes, events: bool) -> dict[str, Any]:
             return {"kind": "rules", "stamp": rfc3339(stamp_ms), "org": org, "version": version, "rules": len(rules)}
     batch = decoded.batch
     orgs = sorted({segment.org or batch.paths[0].split(PATH_SEPARATOR)[0] for segment in batch.segments})
-    about: dict[str, Any] = {"kind": "events", "stamp": rfc3339(decoded.stamp_ms), "events": len(batch.uid), "orgs": orgs, "bytes": len(value)}
+    about: dict[str, Any] = {
+        "kind": "events",
+        "stamp": rfc3339(decoded.stamp_ms),
+        "events": len(batch.uid),
+        "orgs": orgs,
+        "bytes": len(value),
+    }
     if events:
         about["rows"] = [
             {

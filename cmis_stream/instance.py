@@ -10,8 +10,10 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from cmis_stream.api.app import create_app
 from cmis_stream.api.ingest import ApiPorts, Busy, LogUnavailable
@@ -81,8 +83,8 @@ class Instance:
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what ended the instance if it fails first."""
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({stopping, self.runtime.failed}, return_when=asyncio.FIRST_COMPLETED)
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([stopping, self.runtime.failed], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if self.runtime.failed.done():
             self.runtime.failed.result()
@@ -102,7 +104,7 @@ class Instance:
 
     # --- http ---------------------------------------------------------------------------------------------------------
 
-    def _app(self) -> object:
+    def _app(self) -> FastAPI:
         runtime = self.runtime
 
         async def publish(org: str, batch: Batch) -> None:

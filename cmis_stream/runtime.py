@@ -87,7 +87,7 @@ class Runtime:
             stream_wait_empty=False,
             TableManager=PromptTableManager,
         )
-        self.log: EmbeddedLog = self.app.transport.open_log()
+        self.log = EmbeddedLog.open(settings.log_path, sync=settings.sync)
         attach_agents(self.app, self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -95,8 +95,8 @@ class Runtime:
     async def start(self) -> None:
         """Returns when the state is recovered and records flow."""
         await self.app.start()
-        recovered = asyncio.ensure_future(self.recovered.wait())
-        await asyncio.wait({recovered, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        recovered: asyncio.Future[Any] = asyncio.ensure_future(self.recovered.wait())
+        await asyncio.wait([recovered, self.failed], return_when=asyncio.FIRST_COMPLETED)
         recovered.cancel()
         if self.failed.done():
             self.failed.result()
@@ -121,7 +121,9 @@ class Runtime:
     def guard(self, where: str) -> Iterator[None]:
         """Around every agent's work: an exception there would ack and skip the record, so it ends the process instead."""
         if self.failed.done():
-            raise CmisError("stopping after a failure")  # Faust restarts an agent; nothing after the record that failed is applied
+            raise CmisError(
+                "stopping after a failure"
+            )  # Faust restarts an agent; nothing after the record that failed is applied
         try:
             yield
         except asyncio.CancelledError:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = {
-        "run": [*project["project"]["dependencies"], "hatchling"],
+        "run": [*project["project"]["dependencies"], "hatchling", "editables"],
         "dev": project["dependency-groups"]["dev"],
         "bench": project["dependency-groups"]["bench"],
     }
@@ -26,7 +26,14 @@ def main() -> None:
             lines = [*(f"-c {path}" for path in held), *requirements]
             source.write_text("\n".join(line.partition("#")[0] for line in lines) + "\n")
             command = [sys.executable, "-m", "piptools", "compile", "--quiet", "--generate-hashes", "--strip-extras"]
-            quiet = ["--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host", "--allow-unsafe"]
+            quiet = [
+                "--no-header",
+                "--no-annotate",
+                "--no-emit-index-url",
+                "--no-emit-find-links",
+                "--no-emit-trusted-host",
+                "--allow-unsafe",
+            ]
             subprocess.run([*command, *quiet, "-o", str(out), str(source)], check=True)
         held.append(out)
 

@@ -27,7 +27,14 @@ PATH_SEPARATOR = "\x1f"
 
 
 def leaf_path(
-    org: str, currency: str, platform: str, account: str = "", campaign: str = "", ad_set: str = "", ad: str = "", custom: str = ""
+    org: str,
+    currency: str,
+    platform: str,
+    account: str = "",
+    campaign: str = "",
+    ad_set: str = "",
+    ad: str = "",
+    custom: str = "",
 ) -> str:
     """The series an event belongs to. Trailing levels may be empty: a feed reports one leaf level, ancestors are derived.
 

@@ -232,7 +232,9 @@ def transition_lines(engine: Engine, step: Step) -> list[dict[str, Any]]:
     rules = engine.rules
     lines = []
     for part in step.transitions:
-        columns = zip(part.rule.tolist(), part.row.tolist(), part.firing.tolist(), part.at_ms.tolist(), part.value.tolist(), strict=True)
+        columns = zip(
+            part.rule.tolist(), part.row.tolist(), part.firing.tolist(), part.at_ms.tolist(), part.value.tolist(), strict=True
+        )
         for i, (rule, row, firing, at_ms, value) in enumerate(columns):
             entity = engine.entities.entity(row)
             lines.append(

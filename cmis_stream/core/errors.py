@@ -5,7 +5,7 @@ Codes of rejected input, one published enumeration, never renamed:
     malformed          not JSON, or not the shape of an event
     missing            a required field is absent or empty
     wrong_type         a field has another type than expected
-    out_of_range       a number is negative, not finite, or too large; a time outside the years 1970-2200
+    out_of_range       a number is negative, not finite, or too large; a time outside the years 2000-2200
     invalid            a value outside its vocabulary (platform, currency, mode, operator …)
     too_long           a line, an identifier or a list is longer than allowed
     wrong_org          the event names another org than the request's

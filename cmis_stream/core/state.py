@@ -91,8 +91,8 @@ def restore(engine: Engine, items: Mapping[str, Any]) -> None:
     ((_, time),) = by_kind["time"]
     _restore_time(engine, time)
     for rest, chunk in by_kind.get("ids", []):
-        number = int(rest.partition("/")[0])
-        next(g for g in engine.seen.generations if g.number == number).add(chunk)
+        generation = int(rest.partition("/")[0])
+        next(g for g in engine.seen.generations if g.number == generation).add(chunk)
     for _, sequences in by_kind.get("sequences", []):
         engine.seen.highest = {(org, source): number for org, source, number in sequences}
     for org, value in by_kind.get("rules", []):
@@ -164,7 +164,12 @@ def _export_bank(bank: Bank, chunk: int) -> dict[str, Any]:
     start = chunk << bank.CHUNK_BITS
     stop = start + (1 << bank.CHUNK_BITS)
     rows = np.flatnonzero(bank.seen[start:stop] | ~np.isnan(bank.value[start:stop])) + start
-    return {"bank": list(bank.key), "rows": rows.astype(np.int32), "values": bank.value[rows], "seen": bank.seen[rows].astype(np.uint8)}
+    return {
+        "bank": list(bank.key),
+        "rows": rows.astype(np.int32),
+        "values": bank.value[rows],
+        "seen": bank.seen[rows].astype(np.uint8),
+    }
 
 
 def _restore_banks(engine: Engine, values: list[Any]) -> None:

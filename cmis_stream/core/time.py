@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 SECOND_MS, MINUTE_MS, HOUR_MS, DAY_MS = 1_000, 60_000, 3_600_000, 86_400_000
 
 # Event times outside these years are mistakes of a unit (seconds, microseconds) or of a parser.
-EARLIEST_MS = 0
+EARLIEST_MS = 946_684_800_000  # 2000-01-01
 LATEST_MS = 7_258_118_400_000  # 2200-01-01
 
 LATENESS_MS = 5 * SECOND_MS  # how far an event may lag behind the newest one and still be on time

@@ -49,9 +49,7 @@ class CheckpointWriter:
 
     def _due(self, chosen: set[str]) -> Iterator[str]:
         """Items whose slot is about to be written again, and a share of the old ones."""
-        old = sorted(
-            (sequence, key) for key, sequence in self._written.items() if self.sequence - sequence >= self._slots // 2
-        )
+        old = sorted((sequence, key) for key, sequence in self._written.items() if self.sequence - sequence >= self._slots // 2)
         share = -(-2 * len(self._written) // self._slots)
         for place, (sequence, key) in enumerate(old):
             if key not in chosen and (place < share or self.sequence - sequence >= self._slots - 2):

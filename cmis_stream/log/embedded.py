@@ -35,9 +35,7 @@ from cmis_stream.log.writer import LogClosed, LogError, LogWriteFailed, LogWrite
 
 __all__ = ["EmbeddedLog", "LogClosed", "LogError", "LogLocked", "LogWriteFailed", "Record", "TopicInfo"]
 
-MAX_RECORD_BYTES = (
-    256 << 20
-)  # SQLite refuses rows near 1 GB; one such row would fail the records it shares a commit with
+MAX_RECORD_BYTES = 256 << 20  # SQLite refuses rows near 1 GB; one such row would fail the records it shares a commit with
 
 _headers_encoder = msgspec.msgpack.Encoder()
 _headers_decoder = msgspec.msgpack.Decoder(list[tuple[str, bytes]])

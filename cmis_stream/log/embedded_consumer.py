@@ -45,9 +45,7 @@ class EmbeddedConsumer(DirectDrain, base.Consumer):
         """Open the log."""
         guarantee: Any = self.app.conf.processing_guarantee  # Faust declares the setting as the enum's class
         if guarantee is ProcessingGuarantee.EXACTLY_ONCE:
-            raise ConfigError(
-                "processing_guarantee: got exactly_once, expected at_least_once (checkpoints make it exact)"
-            )
+            raise ConfigError("processing_guarantee: got exactly_once, expected at_least_once (checkpoints make it exact)")
         await super().on_start()
         self.embedded = self.transport.open_log()
         self.embedded.listen(self.fetch_wake.set)

@@ -224,9 +224,7 @@ def _look_at(fut: asyncio.Future[RecordMetadata]) -> None:
         fut.exception()
 
 
-def _tell_metadata(
-    sent: asyncio.Future[RecordMetadata], tp: TP, timestamp: float | None, appended: asyncio.Future[int]
-) -> None:
+def _tell_metadata(sent: asyncio.Future[RecordMetadata], tp: TP, timestamp: float | None, appended: asyncio.Future[int]) -> None:
     error = appended.exception()
     if sent.done():
         return

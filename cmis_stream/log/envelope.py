@@ -55,7 +55,16 @@ def encode(record: Record) -> bytes:
     if isinstance(record, Tick):
         return pack({"k": "tick", **head, "w": record.watermark_ms})
     if isinstance(record, RuleSet):
-        return pack({"k": "rules", **head, "org": record.org, "version": record.version, "rules": record.rules, "evaluate": record.evaluate})
+        return pack(
+            {
+                "k": "rules",
+                **head,
+                "org": record.org,
+                "version": record.version,
+                "rules": record.rules,
+                "evaluate": record.evaluate,
+            }
+        )
     batch = record.batch
     base = int(batch.ts_ms.min())
     one_row_each = len(batch.uid) == len(batch)
@@ -112,6 +121,6 @@ def _batch(raw: dict[str, Any]) -> Batch:
     )
     if len(batch.leaf) != n or len(batch.event) != n or sum(s.count for s in batch.segments) != len(batch.uid):
         raise ValueError("columns of different lengths")
-    if n and not (0 <= batch.leaf.min() and batch.leaf.max() < len(batch.paths) and batch.event.max() < len(batch.uid)):
+    if n and not (batch.leaf.min() >= 0 and batch.leaf.max() < len(batch.paths) and batch.event.max() < len(batch.uid)):
         raise ValueError("an index points outside its list")
     return batch

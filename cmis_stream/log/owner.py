@@ -81,16 +81,17 @@ class Owner:
         except Rejected as error:
             await self._dead_letter(offset, [{**error.as_dict(), "record": shown(value, 400)}])
             return Step()
+        batch: Batch | None = None
         match record:
-            case envelope.Events(stamp_ms, batch):
-                step = self.engine.apply(batch, stamp_ms)
+            case envelope.Events(stamp_ms, events):
+                batch, step = events, self.engine.apply(events, stamp_ms)
                 if step.refused:
-                    await self._dead_letter(offset, [_refusal(batch, event, code) for event, code in step.refused])
+                    await self._dead_letter(offset, [_refusal(events, event, code) for event, code in step.refused])
             case envelope.Tick(stamp_ms, watermark_ms):
-                step, batch = self.engine.tick(stamp_ms, watermark_ms), None
+                step = self.engine.tick(stamp_ms, watermark_ms)
             case envelope.RuleSet(_, org, version, rules, evaluate):
                 parsed = [parse_rule(rule, evaluate=evaluate) for rule in rules]
-                step, batch = self.engine.adopt(org, version, parsed, rules, evaluate=evaluate), None
+                step = self.engine.adopt(org, version, parsed, rules, evaluate=evaluate)
         if step.changes:
             await self._publish(offset, record.stamp_ms, transition_lines(self.engine, step), batch)
         return step
@@ -128,7 +129,9 @@ class Owner:
                 self._saving.result()
             changed = state.changed(self.engine, self._leaves_stored)
             self._leaves_stored = self.engine.entities.leaves
-            writes = self._writer.write(self.position, changed, state.keys(self.engine), lambda key: state.export(self.engine, key))
+            writes = self._writer.write(
+                self.position, changed, state.keys(self.engine), lambda key: state.export(self.engine, key)
+            )
             outputs, self._outputs = self._outputs, []
             held, self._held = self._held, []
             self._checkpointed_at = time.monotonic()

@@ -8,7 +8,7 @@ large envelopes. Order within a partition is the order of `publish`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cmis_stream.core.batch import Batch, concatenate, cut
@@ -21,8 +21,8 @@ LINGER_S = 0.020
 MOST_WAITING = 400_000
 """Events that may wait to become durable, over all partitions; beyond this publishers are turned away."""
 
-Append = Callable[[int, bytes], Awaitable[Any]]
-"""(partition, value): returns an awaitable that completes when the record is durable."""
+Append = Callable[[int, bytes], Coroutine[Any, Any, Any]]
+"""(partition, value): completes when the record is durable."""
 
 
 class Pressure(CmisError):
@@ -64,14 +64,16 @@ class Packer:
         taken, lane.batches, events, lane.events = lane.batches, [], lane.events, 0
         stamp = self._clock()
         pieces = cut(concatenate([batch for batch, _ in taken]), 4 * EVENTS_PER_ENVELOPE)
-        # All appends are made before anything is awaited: the order of envelopes is the order of publishing.
-        appended = [self._append(partition, encode(Events(stamp, piece))) for piece in pieces]
+        # Tasks begin in the order of their creation: the order of envelopes is the order of publishing.
+        appended = [asyncio.ensure_future(self._append(partition, encode(Events(stamp, piece)))) for piece in pieces]
         lane.on_their_way += 1
-        task = asyncio.ensure_future(self._settle(partition, appended, [done for _, done in taken], events))
+        task = asyncio.create_task(self._settle(partition, appended, [done for _, done in taken], events))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _settle(self, partition: int, appended: list[Awaitable[Any]], waiting: list[asyncio.Future[None]], events: int) -> None:
+    async def _settle(
+        self, partition: int, appended: list[asyncio.Future[Any]], waiting: list[asyncio.Future[None]], events: int
+    ) -> None:
         lane = self._lanes[partition]
         results = await asyncio.gather(*appended, return_exceptions=True)
         failed = next((result for result in results if isinstance(result, BaseException)), None)

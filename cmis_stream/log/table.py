@@ -12,7 +12,7 @@ from faust.types import EventT
 from cmis_stream.log.checkpoint import Write
 
 
-class CheckpointTable(faust.Table):  # type: ignore[misc]  # Faust's base classes are untyped
+class CheckpointTable(faust.Table[bytes, bytes]):
     """Written with an explicit partition (Faust would take it from the current event, which is wrong for held ones)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,10 +28,10 @@ class CheckpointTable(faust.Table):  # type: ignore[misc]  # Faust's base classe
         """What recovery read for a partition: key -> latest value. Handed over once."""
         return self._recovered.pop(partition, {})
 
-    def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
+    def apply_changelog_batch(self, batch: Iterable[EventT[Any]]) -> None:
         for event in batch:
-            records = self._recovered[event.message.partition]
+            records, key = self._recovered[event.message.partition], event.message.key or b""
             if event.message.value is None:
-                records.pop(event.message.key, None)
+                records.pop(key, None)
             else:
-                records[event.message.key] = event.message.value
+                records[key] = event.message.value

@@ -64,9 +64,7 @@ class Transport(base.Transport):
         super().__init__(*args, **kwargs)
         url = self.url[0]
         if url.host not in (None, "", ".") or not url.path.strip("/"):
-            raise ConfigError(
-                f"broker: got {url}, expected embedded:///absolute/path/log.db or embedded://./path/log.db"
-            )
+            raise ConfigError(f"broker: got {url}, expected embedded:///absolute/path/log.db or embedded://./path/log.db")
         self.path = Path(url.path.lstrip("/") if url.host == "." else url.path)
         self.sync = url.query.get("sync", "normal")
         self._topics_path = Path(url.query["topics"]) if "topics" in url.query else None
@@ -80,9 +78,7 @@ class Transport(base.Transport):
         """Open the log; the caller closes it."""
         return EmbeddedLog.open(self.path, sync=self.sync)
 
-    def create_topic(
-        self, log: EmbeddedLog, name: str, partitions: int, compact: bool, retention_ms: int | None
-    ) -> None:
+    def create_topic(self, log: EmbeddedLog, name: str, partitions: int, compact: bool, retention_ms: int | None) -> None:
         """Create a topic if it is not there, as declared in topics.yaml if it is declared."""
         spec = self.declared.get(name)
         if spec is not None:

@@ -196,9 +196,7 @@ class LogWriter:
             self._retry_unsaved = False
         appends = [entry.append for entry in entries if entry.append is not None]
         offsets = {
-            (entry.group, topic, partition): offset
-            for entry in entries
-            for (topic, partition), offset in entry.offsets.items()
+            (entry.group, topic, partition): offset for entry in entries for (topic, partition), offset in entry.offsets.items()
         }
         changed = State()
 
@@ -206,10 +204,7 @@ class LogWriter:
             nonlocal changed
             self._db.executemany(
                 "insert or replace into topics values (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (t.id, t.name, t.partitions, t.first_tp, t.compact, t.retention_ms, t.retention_bytes)
-                    for t in topics.values()
-                ],
+                [(t.id, t.name, t.partitions, t.first_tp, t.compact, t.retention_ms, t.retention_bytes) for t in topics.values()],
             )
             self._db.executemany("insert or replace into generations values (?, ?)", list(generations.items()))
             if appends:

@@ -41,9 +41,7 @@ class RuleSetStore:
         """Stores a new version; versions grow, also over restarts and clock changes."""
         (last,) = self._db.execute("select coalesce(max(version), 0) from rule_sets where org = ?", (org,)).fetchone()
         version = max(now_ms, last + 1)
-        self._db.execute(
-            "insert or replace into rule_sets values(?, ?, ?, ?, 0)", (org, version, evaluate, json.dumps(rules))
-        )
+        self._db.execute("insert or replace into rule_sets values(?, ?, ?, ?, 0)", (org, version, evaluate, json.dumps(rules)))
         return RuleSetRow(org, version, evaluate, rules)
 
     def unpublished(self) -> list[RuleSetRow]:

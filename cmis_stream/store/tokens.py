@@ -113,17 +113,13 @@ class TokenStore:
     def create_org(self, slug: str, name: str, now_ms: int | None = None) -> Org:
         """Rejected when the slug is taken or is not lower-case letters, digits, - and _."""
         if not ORG_ID.fullmatch(slug):
-            raise Rejected(
-                "invalid", "slug", slug, "1 to 63 lower-case letters, digits, - or _, not starting with - or _"
-            )
+            raise Rejected("invalid", "slug", slug, "1 to 63 lower-case letters, digits, - or _, not starting with - or _")
         if not name or len(name) > 200:
             raise Rejected("too_long" if name else "missing", "name", name, "a name of 1 to 200 characters")
         org = Org(slug, slug, name, _now_ms(now_ms))
         try:
             with self._lock:
-                self._connection.execute(
-                    "INSERT INTO orgs VALUES (?, ?, ?, ?)", (org.id, org.slug, org.name, org.created_at_ms)
-                )
+                self._connection.execute("INSERT INTO orgs VALUES (?, ?, ?, ?)", (org.id, org.slug, org.name, org.created_at_ms))
         except sqlite3.IntegrityError:
             raise Rejected("invalid", "slug", slug, "a slug that is not taken") from None
         return org
