@@ -42,7 +42,7 @@ def attach(app: faust.App, runtime: Runtime) -> None:
     table.on_recover(take_over)
 
     @app.on_partitions_revoked.connect
-    async def let_go(_app: Any, revoked: Any, *_: Any, **_named: Any) -> None:
+    async def let_go(_app: Any, revoked: Any, *_: Any, signal: Any, **_named: Any) -> None:
         for tp in revoked:
             owner = owners.pop(tp.partition, None) if tp.topic == METRICS else None
             if owner is not None:
@@ -57,13 +57,13 @@ def attach(app: faust.App, runtime: Runtime) -> None:
             with runtime.guard("metrics"):
                 await owner.apply(event.message.offset, event.value, event.ack)
 
-    @app.timer(interval=SAVE_S, name="checkpoints")
+    @app.timer(interval=SAVE_S, name="checkpoints")  # type: ignore[untyped-decorator]
     async def save() -> None:
         for owner in list(owners.values()):
             with runtime.guard("checkpoint"):
                 await owner.save_if_due()
 
-    @app.timer(interval=TICK_S, name="ticks")
+    @app.timer(interval=TICK_S, name="ticks")  # type: ignore[untyped-decorator]
     async def tick() -> None:
         """Idle partitions learn from the log, too, that time passes."""
         for owner in list(owners.values()):

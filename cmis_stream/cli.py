@@ -187,9 +187,8 @@ def _tell(summary: Any) -> None:
     if summary.rejected_file is not None and summary.rejected:
         click.echo(f"The {summary.rejected:,} rejected lines are in {summary.rejected_file}.", err=True)
     resumed = f", resumed at byte {summary.resumed_from:,}" if summary.resumed_from else ""
-    click.echo(
-        f"{summary.accepted:,} accepted, {summary.rejected:,} rejected ({summary.requests:,} requests, {summary.retries:,} retries{resumed})"
-    )
+    how = f"{summary.requests:,} requests, {summary.retries:,} retries{resumed}"
+    click.echo(f"{summary.accepted:,} accepted, {summary.rejected:,} rejected ({how})")
 
 
 @main.command()

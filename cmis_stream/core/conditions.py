@@ -292,8 +292,7 @@ class RuleBook:
         gone = [number for rule_id, number in known.items() if wanted.get(rule_id) != self._compiled(number).rule]
         self._place_new_entities()
         resolved = self._resolve(gone, at_ms)
-        for number in gone:
-            self._remove(number)
+        self._remove(gone)
         kept = {rule_id: number for rule_id, number in known.items() if self.rules[number] is not None}
         guards = self._guards(rules)
         new_terms: list[int] = []
@@ -359,16 +358,19 @@ class RuleBook:
             self._kinds[rule.org].add((scope.kind, rule.level, custom))
         return number
 
-    def _remove(self, number: int) -> None:
-        for key, scope, term in self._compiled(number).places:
-            layer = self.banks[key].layers[scope.kind]
-            del layer.terms_of[layer.segments[scope]][term]
-            layer.stale = True
-        self.rules[number] = None
-        for pair in [pair for pair in self.truths if pair[0] == number]:
-            del self.truths[pair]
-        self.firing = {pair for pair in self.firing if pair[0] != number}
-        self.waiting = {pair: on for pair, on in self.waiting.items() if self.terms[pair[0]].rule != number}
+    def _remove(self, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        for number in numbers:
+            for key, scope, term in self._compiled(number).places:
+                layer = self.banks[key].layers[scope.kind]
+                del layer.terms_of[layer.segments[scope]][term]
+                layer.stale = True
+            self.rules[number] = None
+        gone = set(numbers)
+        self.truths = {pair: bits for pair, bits in self.truths.items() if pair[0] not in gone}
+        self.firing = {pair for pair in self.firing if pair[0] not in gone}
+        self.waiting = {pair: on for pair, on in self.waiting.items() if self.terms[pair[0]].rule not in gone}
 
     def _resolve(self, numbers: Iterable[int], at_ms: int) -> Transitions | None:
         pairs: list[tuple[int, int]] = []

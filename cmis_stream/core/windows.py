@@ -199,7 +199,6 @@ class Windows:
                 if not chosen.any():
                     continue
                 if late is not None:
-                    self.closed.head[:orgs][chosen] = pane - 1
                     late = self._amend_until(pane, chosen, late)
                 self.closed.head[:orgs][chosen] = pane
                 yield from self._close_pane(pane, chosen)

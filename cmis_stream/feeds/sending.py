@@ -42,9 +42,12 @@ def progress_bar() -> Iterator[Callable[[client.Progress], None]]:
     """A bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
     columns = (
-        BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[sent]:,} events, {task.fields[rate]:,.0f}/s"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[sent]:,} events, {task.fields[rate]:,.0f}/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=None, sent=0, rate=0.0, note="")
 

@@ -8,7 +8,7 @@ large envelopes. Order within a partition is the order of `publish`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from cmis_stream.core.batch import Batch, concatenate, cut
@@ -67,12 +67,11 @@ class Packer:
         # Tasks begin in the order of their creation: the order of envelopes is the order of publishing.
         appended = [asyncio.ensure_future(self._append(partition, encode(Events(stamp, piece)))) for piece in pieces]
         lane.on_their_way += 1
-        task = asyncio.create_task(self._settle(partition, appended, [done for _, done in taken], events))
-        self._tasks.add(task)
+        self._tasks.add(task := asyncio.create_task(self._settle(partition, appended, [done for _, done in taken], events)))
         task.add_done_callback(self._tasks.discard)
 
     async def _settle(
-        self, partition: int, appended: list[asyncio.Future[Any]], waiting: list[asyncio.Future[None]], events: int
+        self, partition: int, appended: Sequence[asyncio.Future[Any]], waiting: list[asyncio.Future[None]], events: int
     ) -> None:
         lane = self._lanes[partition]
         results = await asyncio.gather(*appended, return_exceptions=True)

@@ -59,7 +59,7 @@ def plus(a: Sums, b: Sums) -> Sums:
 def entities_of(event: Event, custom: str) -> Iterator[Entity]:
     for level, depth in DEPTHS.items():
         if event.leaf[depth - 1] or level == "org":
-            yield Entity(level, *event.leaf[:depth], custom=custom)
+            yield Entity(level, *event.leaf[:depth])._replace(custom=custom)
 
 
 def divide(a: float, b: float) -> float:

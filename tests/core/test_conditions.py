@@ -204,13 +204,13 @@ def test_a_not_rule_that_is_new_is_decided_at_the_next_judgement_of_what_was_jud
 
 
 def distinct_minimums(name: str, minimum: str, evaluation: str) -> list[Rule]:
-    # Of three rules each with the lower minimums, so that these have banks and the higher ones become comparisons.
+    # Twice as many rules with the higher minimums, so that these have banks and the lower ones become comparisons.
     return [
         parse_rule(
             {"id": f"{op}{n}.{i}", "org": org, "evaluate": evaluation, "when": leaf(name, op, 2, "1m", min={minimum: n / 2})}
         )
         for n in range(MAX_GUARDED_BANKS + 9)
-        for i in range(2 if n < MAX_GUARDED_BANKS else 1)
+        for i in range(1 if n < 9 else 2)
         for op in ("gte", "ne", "lt")
         for org in ORGS[:2]
     ]
@@ -354,7 +354,8 @@ def test_following_the_transitions_always_gives_exactly_what_is_firing(
     events: list[Event], some: list[Rule], others: list[Rule], actions: list[Any], sizes: list[int]
 ) -> None:
     run, model = Run(), Model()
-    records, version, firing = cut_into(events, sizes), 0, set()
+    records, version = cut_into(events, sizes), 0
+    firing: set[tuple[str, str, Any]] = set()
     for action in [*actions, *[("record",)] * len(records)]:
         if action[0] == "record":
             if not records:

@@ -9,7 +9,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmis_stream.core.batch import leaf_path
 from cmis_stream.core.entities import LEVELS, SINK, Entities, Entity
 from cmis_stream.core.panes import Pane, narrow
 from tests.core.reference import Event, entities_of
@@ -117,13 +116,13 @@ def test_each_leaf_adds_to_one_entity_of_each_kept_level_that_it_has(calls: list
     entities = Entities([level for level in LEVELS if level in kept])
     numbers: dict[str, int] = {}
     for call in calls:
-        paths = [leaf_path(*leaf, custom=custom) for leaf, custom in call]
+        paths = ["\x1f".join((*leaf, custom)) for leaf, custom in call]
         for path, number in zip(paths, entities.numbers(paths).tolist(), strict=True):
             assert numbers.setdefault(path, number) == number and entities.paths[number] == path
     assert len(set(numbers.values())) == len(numbers) == entities.leaves
     known: dict[Entity, int] = {}
     for leaf, custom in (entry for call in calls for entry in call):
-        number = numbers[leaf_path(*leaf, custom=custom)]
+        number = numbers["\x1f".join((*leaf, custom))]
         assert entities.orgs[entities.leaf_org[number]] == leaf[0]
         want = {e for e in entities_of(Event(0, leaf, (0,) * 5), custom) if e.level in kept}
         rows = [row for row in entities.rows[:, number].tolist() if row != SINK]

@@ -229,6 +229,26 @@ def test_an_amended_window_is_judged_when_its_own_next_pane_closes_even_within_a
     assert [(c.at - START, c.firing) for c in run.changes] == [(10 * MINUTE, True), (61 * MINUTE, False)]
 
 
+def test_an_amended_window_is_not_judged_when_a_pane_of_another_org_closes() -> None:
+    run = Run([rule(metric="spend", window="1m", op="gte", threshold=4)])
+    run.record([event(0, spend=1), event(15 * SECOND), event(5 * SECOND, spend=4)])
+    assert run.record([event(5 * SECOND, "beta"), event(10 * MINUTE, "beta")]) == []
+    (fired,) = run.record([event(25 * SECOND)])
+    assert (fired.entity.org, fired.at) == ("acme", START + 20 * SECOND)
+
+
+@pytest.mark.parametrize("name", ["1m", "15m", "1h", "6h", "24h", "7d"])
+def test_losing_a_pane_is_judged_even_when_nothing_else_happens_to_the_entity(name: str) -> None:
+    window = WINDOWS[name]
+    run = Run([rule(metric="spend", window=name, op="gte", threshold=5, campaign="c1")])
+    run.record([event(0, spend=5), event(window.size_ms // 2, spend=1), event(window.size_ms + 5 * SECOND, campaign="c2")])
+    assert [c.firing for c in run.changes] == [True]
+    for moment in range(window.size_ms, window.size_ms + window.pane_ms + 15 * SECOND, max(10 * SECOND, window.pane_ms // 20)):
+        changes = run.record([event(moment, campaign="c2")])
+        assert [c.at for c in changes] in ([], [START + window.size_ms + window.pane_ms])
+    assert [c.firing for c in run.changes] == [True, False]
+
+
 def test_a_late_event_counts_from_the_first_pane_that_is_open_when_it_arrives() -> None:
     run = Run([rule(metric="spend", window="1m", op="gte", threshold=5)])
     run.record([event(0, spend=1), event(15_000), event(9_999, spend=4)])  # the pane of 0..10 s has just closed
