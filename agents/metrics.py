@@ -42,8 +42,8 @@ def attach(app: faust.App, runtime: Runtime) -> None:
     table.on_recover(take_over)
 
     @app.on_partitions_revoked.connect
-    async def let_go(_app: Any, revoked: Any, *_: Any, signal: Any, **_named: Any) -> None:
-        for tp in revoked:
+    async def let_go(_app: Any, /, *sent: Any, signal: Any, **_named: Any) -> None:
+        for tp in sent[0]:
             owner = owners.pop(tp.partition, None) if tp.topic == METRICS else None
             if owner is not None:
                 owner.abandon()
