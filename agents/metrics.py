@@ -22,8 +22,9 @@ SAVE_S = 0.25
 
 def attach(app: faust.App, runtime: Runtime) -> None:
     topic = runtime.raw_topic(METRICS)
-    raw: Any = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-    table = CheckpointTable(app, name="state", schema=raw, partitions=runtime.partitions, beacon=app.tables.beacon)
+    table = CheckpointTable(
+        app, name="state", key_type=bytes, value_type=bytes, partitions=runtime.partitions, beacon=app.tables.beacon
+    )
     app.tables.add(table)
     owners = runtime.owners
 
@@ -59,7 +60,7 @@ def attach(app: faust.App, runtime: Runtime) -> None:
 
     @app.timer(interval=SAVE_S, name="checkpoints")  # type: ignore[untyped-decorator]
     async def save() -> None:
-        for owner in list(owners.values()):
+        for owner in [] if runtime.failed.done() else list(owners.values()):
             with runtime.guard("checkpoint"):
                 await owner.save_if_due()
 

@@ -15,7 +15,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 GENERATOR = Path(os.environ.get("CMIS_BENCH", REPOSITORY.parent / "shared" / "bench" / "workload.py"))
 CACHE = Path(os.environ.get("CMIS_BENCH_CACHE", "/tmp/cmis-bench"))
-CHUNK_LINES = 5_000
+CHUNK_LINES, PANE_MS = 5_000, 10_000
 NOW_MS = 1_800_000_000_000
 """The arrival stamp of every chunk of a replay: later than every event time of the workload."""
 
@@ -41,9 +41,13 @@ class Workload:
         """How many there are."""
         return int(json.loads((self.path / "parameters.json").read_text())["events"])
 
+    def end_ms(self) -> int:
+        """The end of the pane of the newest event: the last moment that the answer speaks of."""
+        return int(json.loads((self.path / "chunks.json").read_text())["end_ms"])
+
     def chunks(self) -> Iterator[bytes]:
         """The events as bodies of CHUNK_LINES lines; the file is never in memory whole."""
-        ends: list[int] = json.loads((self.path / "chunks.json").read_text())
+        ends: list[int] = json.loads((self.path / "chunks.json").read_text())["ends"]
         with self.events_file.open("rb", buffering=0) as file:
             start = 0
             for end in ends:
@@ -70,16 +74,17 @@ def prepare(events: int, span_s: int, rules: int, *, orgs: int = 50, seed: int =
         command = [sys.executable, str(GENERATOR), *(part for k, v in arguments.items() for part in (f"--{k}", str(v)))]
         subprocess.run(command, check=True, stdout=sys.stderr)
         (folder / "parameters.json").write_text(json.dumps(arguments, default=str))
-        (folder / "chunks.json").write_text(json.dumps(_chunk_ends(folder / "events.ndjson")))
+        (folder / "chunks.json").write_text(json.dumps(_chunks(folder / "events.ndjson")))
     return Workload(folder)
 
 
-def _chunk_ends(path: Path) -> list[int]:
-    ends, end, lines = [], 0, 0
+def _chunks(path: Path) -> dict[str, Any]:
+    ends, end, lines, newest_ms = [], 0, 0, 0
     with path.open("rb") as file:
         for line in file:
             end += len(line)
             lines += 1
+            newest_ms = max(newest_ms, int(line.partition(b'"ts":')[2].partition(b",")[0]))
             if lines % CHUNK_LINES == 0:
                 ends.append(end)
-    return ends if ends and ends[-1] == end else [*ends, end]
+    return {"ends": ends if ends and ends[-1] == end else [*ends, end], "end_ms": (newest_ms // PANE_MS + 1) * PANE_MS}

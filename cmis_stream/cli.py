@@ -61,7 +61,10 @@ def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(command(*args, **kwargs))
+        try:
+            asyncio.run(command(*args, **kwargs))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None  # stopped before it was ready
 
     return run
 
@@ -95,11 +98,15 @@ async def up(data_dir: Path, rules_file: Path | None, demo: bool, live: bool, **
     settings = Settings(data_dir=data_dir, rules_file=rules_file, **options)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+    assert starting is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, starting.cancel)
     console = Console()
     began = time.monotonic()
     async with Instance(settings) as instance:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
         if settings.port and instance.port != settings.port:
             click.echo(f"Port {settings.port} is taken; using {instance.port}.")
         click.echo(f"Ready in {time.monotonic() - began:.1f} s: {instance.url}/docs")

@@ -31,6 +31,7 @@ from cmis_stream.store.rule_sets import RuleSetRow, RuleSetStore
 from cmis_stream.store.tokens import TokenStore
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
+RECOVERY_TIMEOUT_S = 120.0
 AGENTS = ("ingest", "metrics", "watch")
 
 __all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "TRANSITIONS", "Change", "Runtime", "read_change"]
@@ -96,8 +97,11 @@ class Runtime:
         """Returns when the state is recovered and records flow."""
         await self.app.start()
         recovered: asyncio.Future[Any] = asyncio.ensure_future(self.recovered.wait())
-        await asyncio.wait([recovered, self.failed], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([recovered, self.failed], return_when=asyncio.FIRST_COMPLETED, timeout=RECOVERY_TIMEOUT_S)
         recovered.cancel()
+        if not self.recovered.is_set() and not self.failed.done():
+            # Faust logs an error in recovery as a warning and waits for ever.
+            raise CmisError(f"the state was not recovered within {RECOVERY_TIMEOUT_S:.0f} s; cmis.log in the data folder says why")
         if self.failed.done():
             self.failed.result()
         await self._publish_rule_sets()

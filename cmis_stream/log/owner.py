@@ -51,6 +51,7 @@ class Owner:
         self._held: list[Callable[[], Any]] = []
         self._checkpointed_at = time.monotonic()
         self._saving: asyncio.Task[None] | None = None
+        self._applying = False
 
     def load(self, records: dict[bytes, bytes]) -> None:
         """Takes over the state in a changelog. Slow for a large one: call it in a thread."""
@@ -65,10 +66,14 @@ class Owner:
         if offset <= self.position:
             ack()
             return None
+        self._applying = True
         step = await self._apply(offset, value or b"")
+        # Only now: state, position and outputs belong together, and sending outputs may wait. (An exception above leaves
+        # the flag set: a state that is half of a record is never saved, the process ends.)
         self.position = offset
-        self.applied_at = time.monotonic()
         self._held.append(ack)
+        self._applying = False
+        self.applied_at = time.monotonic()
         if len(self._held) >= CHECKPOINT_RECORDS or self.applied_at - self._checkpointed_at >= CHECKPOINT_S:
             await self.checkpoint()
         if len(self._held) >= MOST_HELD and self._saving is not None:
@@ -115,7 +120,7 @@ class Owner:
 
     async def save_if_due(self) -> None:
         """For a partition that has grown quiet: its last records are acked within a second, too."""
-        if self._held and time.monotonic() - self._checkpointed_at >= CHECKPOINT_S:
+        if self._held and not self._applying and time.monotonic() - self._checkpointed_at >= CHECKPOINT_S:
             await self.checkpoint()
         elif self._saving is not None and self._saving.done():
             self._saving.result()
@@ -124,7 +129,7 @@ class Owner:
         """Begins a checkpoint of the state as it is now, unless one is under way. wait: until all that is applied is safe."""
         if self._saving is not None and wait:
             await self._saving
-        if self._held and (self._saving is None or self._saving.done()):
+        if self._held and not self._applying and (self._saving is None or self._saving.done()):
             if self._saving is not None:
                 self._saving.result()
             changed = state.changed(self.engine, self._leaves_stored)
