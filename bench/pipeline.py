@@ -10,6 +10,7 @@ running time, so the comparison with the exact answer waits for that, outside th
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +32,14 @@ from bench.workloads import REPOSITORY, Transition, Workload, transition_of
 CMIS = (sys.executable, "-c", "from cmis_stream.cli import main; main()")
 TRANSITIONS_TOPIC = "cmis.transitions.v1"
 START_S, SETTLE_S, QUIET_S = 120.0, 150.0, 1.5
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 QUIET_SHARE = 0.1
 """Of one core: an instance that uses less (its ticks and checkpoints) has nothing left to do."""
+
+
+def _end_with_parent() -> None:
+    """In the child: the kernel kills it when the measuring process dies, however that happens."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Instance:
@@ -42,16 +50,30 @@ class Instance:
         options = ["--data-dir", str(data_dir), "--port", "0", "--evaluate", "pane", "--no-live"]
         if rules is not None:
             options += ["--rules", str(rules)]
-        self.process = subprocess.Popen([*CMIS, "up", *options], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*CMIS, "up", *options],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  # no other thread runs while a process is started
+        )
         self.url = self._ready()
 
     def _ready(self) -> str:
-        """Waits for its line `Ready in … s: URL/docs`."""
+        """Waits for its line `Ready in … s: URL/docs`; one that is not ready after START_S is killed."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("Ready"):
-                return line.split()[-1].removesuffix("/docs")
-        raise RuntimeError(f"cmis up ended with code {self.process.wait()} before it was ready")
+        too_long = threading.Timer(START_S, self.process.kill)
+        too_long.start()
+        try:
+            for line in self.process.stdout:
+                if line.startswith("Ready"):
+                    return line.split()[-1].removesuffix("/docs")
+        finally:
+            too_long.cancel()
+        code = self.process.wait()
+        raise RuntimeError(
+            f"cmis up was not ready: it ended with code {code} (killed after {START_S:.0f} s if {-signal.SIGKILL})"
+        )
 
     def cpu_s(self) -> float:
         """User and system seconds of all threads so far."""

@@ -17,6 +17,7 @@ from bench.rows import GROUPS, ONCE, PEER, ROWS, Row
 from bench.summary import results_table, targets_table, verdict
 from bench.workloads import REPOSITORY, Workload, prepare
 
+LONGEST_S = 900  # of one measurement
 SPAN_S = 720
 """Of event time: with a million events the "dense" workload of the first measurements."""
 
@@ -38,7 +39,13 @@ def measured(row: Row, workload: Workload | None) -> Report | None:
     """One run of a row in a process of its own; None when it failed (its message has been shown)."""
     command = [sys.executable, "-m", row.module, row.job, *([str(workload.path)] if workload else [])]
     path = os.pathsep.join([os.getcwd(), str(REPOSITORY)])
-    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    try:
+        ran = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONPATH": path}, timeout=LONGEST_S
+        )
+    except subprocess.TimeoutExpired:
+        print(f"{row.name}: stopped after {LONGEST_S} s", file=sys.stderr)
+        return None
     lines = ran.stdout.splitlines()
     if ran.returncode or not lines:
         print(f"{row.name}: the process ended with code {ran.returncode}", file=sys.stderr)

@@ -23,7 +23,7 @@ from cmis_stream.core.batch import Int32, Int64
 from cmis_stream.core.entities import LEVELS, Entities, Entity
 from cmis_stream.core.metrics import CUSTOM_PREFIX, FIELDS, Float64, Sums, evaluate
 from cmis_stream.core.rules import SCOPE_FIELDS, Comparison, Condition, Group, Rule, comparisons, holds
-from cmis_stream.core.time import Window
+from cmis_stream.core.time import WINDOWS, Window
 from cmis_stream.core.windows import Judged
 
 Guards = frozenset[tuple[str, str, tuple[str, float]]]
@@ -112,7 +112,8 @@ class Layer:
         self.start = np.zeros(1, np.int64)
         self._end = np.zeros(1, np.int64)
         self._steps = 0
-        self.stale = False
+        self._sorted: list[tuple[Float64, Int32]] = []  # segment -> thresholds, terms
+        self.stale: set[int] = set()  # segments with other terms than in the arrays
 
     def segment_of(self, scope: Scope) -> int:
         number = self.segments.get(scope)
@@ -122,17 +123,22 @@ class Layer:
         return number
 
     def compile(self) -> None:
-        """Sorts the thresholds of each segment into one array."""
-        counts = np.array([len(terms) for terms in self.terms_of], np.int64)
-        thresholds = np.array([value for terms in self.terms_of for value in terms.values()], np.float64)
-        numbers = np.array([number for terms in self.terms_of for number in terms], np.int32)
-        order = np.lexsort((numbers, thresholds, np.repeat(np.arange(len(counts)), counts)))
-        self._thresholds = np.append(thresholds[order], np.inf)
-        self.terms = numbers[order]
+        """Joins the sorted thresholds of all segments; only those of stale segments are sorted anew."""
+        nothing = (np.zeros(0), np.zeros(0, np.int32))
+        self._sorted.extend([nothing] * (len(self.terms_of) - len(self._sorted)))
+        for segment in self.stale:
+            terms = self.terms_of[segment]
+            numbers = np.fromiter(terms, np.int32, len(terms))
+            thresholds = np.fromiter(terms.values(), np.float64, len(terms))
+            order = np.lexsort((numbers, thresholds))
+            self._sorted[segment] = (thresholds[order], numbers[order])
+        self.stale.clear()
+        counts = np.array([len(numbers) for _, numbers in self._sorted], np.int64)
+        self._thresholds = np.concatenate([*(thresholds for thresholds, _ in self._sorted), [np.inf]])
+        self.terms = np.concatenate([numbers for _, numbers in self._sorted])
         self._end = counts.cumsum()
         self.start = self._end - counts
         self._steps = int(counts.max(initial=0)).bit_length()
-        self.stale = False
 
     def ranks(self, rows: Int64, values: Float64) -> Int32:
         """How many thresholds of its segment each value exceeds, int32[k]; 0 for NaN."""
@@ -259,11 +265,11 @@ class RuleBook:
 
     def windows(self, evaluation: str) -> dict[Window, None]:
         """The windows that rules of this evaluation need."""
-        found: dict[Window, None] = {}
-        for compiled in self.rules:
-            if compiled is not None and compiled.rule.evaluate == evaluation:
-                found.update((comparison.window, None) for comparison in comparisons(compiled.when))
-        return found
+        return dict.fromkeys(WINDOWS[key.window] for key in self.banks if key.evaluate == evaluation)
+
+    def levels(self) -> set[str]:
+        """The levels that have rules."""
+        return {kind[0] for bank in self.banks.values() for kind in bank.layers}
 
     def rule_id(self, number: int) -> str:
         return self._ids[number][1]
@@ -350,8 +356,9 @@ class RuleBook:
             scope = Scope(rule.level, rule.org, custom=custom, **dict(rule.scope))
             bank = self.banks.setdefault(key, Bank(key))
             layer = bank.layers.setdefault(scope.kind, Layer())
-            layer.terms_of[layer.segment_of(scope)][len(self.terms)] = threshold
-            layer.stale = True
+            segment = layer.segment_of(scope)
+            layer.terms_of[segment][len(self.terms)] = threshold
+            layer.stale.add(segment)
             compiled.places.append((key, scope, len(self.terms)))
             new_terms.append(len(self.terms))
             self.terms.append(Term(number, bit))
@@ -364,8 +371,9 @@ class RuleBook:
         for number in numbers:
             for key, scope, term in self._compiled(number).places:
                 layer = self.banks[key].layers[scope.kind]
-                del layer.terms_of[layer.segments[scope]][term]
-                layer.stale = True
+                segment = layer.segments[scope]
+                del layer.terms_of[segment][term]
+                layer.stale.add(segment)
             self.rules[number] = None
         gone = set(numbers)
         self.truths = {pair: bits for pair, bits in self.truths.items() if pair[0] not in gone}
@@ -416,17 +424,25 @@ class RuleBook:
 
     def _wait_for_next_judgement(self, terms: list[int]) -> None:
         """A rule does not fire on numbers from before it was in force: entities that exceed already wait to be judged."""
+        touched: dict[tuple[BankKey, tuple[str, ...]], set[int]] = defaultdict(set)
         for term in terms:
             compiled = self._compiled(self.terms[term].rule)
             key, scope, _ = compiled.places[self.terms[term].bit]
-            for row in self._exceeding(key, scope, term):
-                self.waiting[term, row] = True
+            bank, kind = self.banks[key], scope.kind
+            layer = bank.layers[kind]
+            touched[key, kind].add(layer.segments[scope])
             if compiled.at_rest:
-                bank = self.banks[key]
-                segment = bank.layers[scope.kind]
-                rows = np.flatnonzero(segment.segment == segment.segments[scope])
+                rows = np.flatnonzero(layer.segment == layer.segments[scope])
                 bank.seen[rows] = False
                 bank.note_change(rows)
+        new = set(terms)
+        waiting: list[tuple[int, int]] = []
+        for (key, kind), segments in touched.items():
+            layer = self.banks[key].layers[kind]
+            for row in np.flatnonzero((layer.rank > 0) & np.isin(layer.segment, list(segments))).tolist():
+                start = layer.start[layer.segment[row]]
+                waiting.extend((term, row) for term in layer.terms[start : start + layer.rank[row]].tolist() if term in new)
+        self.waiting.update(dict.fromkeys(sorted(waiting), True))
 
     # --- entities ---------------------------------------------------------------------------------------------------
 

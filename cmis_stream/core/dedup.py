@@ -149,6 +149,14 @@ class Seen:
             new &= ~self.generations[0].holds(ids)
         return new
 
+    def all_new(self, org: str, source: str, first: int, last: int) -> bool:
+        """Takes a run of ascending numbers if all of it is new, which is the usual case and needs no arrays."""
+        if first <= self.highest.get((org, source), -1):
+            return False
+        self.highest[org, source] = last
+        self.sequences_dirty = True
+        return True
+
     def new_numbers(self, org: str, source: str, numbers: Int64) -> Flags:
         """Flags of the events whose number is above all that this sender has sent; ascending within a call."""
         highest = self.highest.get((org, source), -1)

@@ -88,8 +88,9 @@ class Engine:
             late_before = self.windows.late_events
             judged, too_late = self.windows.add(ts_ms, leaves, sums)
             self._judge_closed(judged, step)
-            for number in np.unique(self.entities.leaf_org[leaves]).tolist():
-                self.last_active[number] = self.uptime_ms
+            active = np.zeros(len(self.entities.orgs), bool)
+            active[self.entities.leaf_org[leaves]] = True
+            self.last_active.update(dict.fromkeys(np.flatnonzero(active).tolist(), self.uptime_ms))
             if too_late is not None:
                 step.refused.extend((event, "too_late") for event in np.unique(events[too_late]).tolist())
             step.late = self.windows.late_events - late_before
@@ -173,15 +174,15 @@ class Engine:
             step.refused.extend((event, "in_future") for event in future.tolist())
         start = 0
         hashed: list[tuple[int, int]] = []
+        numbers = batch.uid.view(np.int64)
         for segment in batch.segments:
             stop = start + segment.count
-            if segment.sequenced:
-                numbers = batch.uid[start:stop].astype(np.int64)
-                fresh = self.seen.new_numbers(segment.org, segment.source, numbers)
+            if not segment.sequenced:
+                hashed.append((start, stop))
+            elif segment.count and not self.seen.all_new(segment.org, segment.source, int(numbers[start]), int(numbers[stop - 1])):
+                fresh = self.seen.new_numbers(segment.org, segment.source, numbers[start:stop])
                 step.duplicates += int(np.count_nonzero(~fresh & good[start:stop]))
                 good[start:stop] &= fresh
-            else:
-                hashed.append((start, stop))
             start = stop
         if hashed:
             whole = np.zeros(len(good), bool)
@@ -214,6 +215,8 @@ class Engine:
     def _keep_windows(self, anew: bool = False) -> None:
         """Views hold the windows that rules look at; new ones are added up from the panes."""
         self._live_rules = tuple(self.rules.windows("live"))
+        judged = self.rules.levels()
+        self.windows.judged_levels = tuple(i for i, level in enumerate(self.entities.levels) if level in judged)
         for view, wanted in (
             (self.windows.live, {**self._always_live, **dict.fromkeys(self._live_rules)}),
             (self.windows.closed, self.rules.windows("pane")),

@@ -8,6 +8,7 @@ sink of the levels a leaf does not have, so that adding needs no masks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ SINK = 0
 
 # How many parts of a path, and which one must not be empty, make the entity of a level.
 _CUSTOM = "\x1e"
+_AD = LEVELS.index("ad")
 _PARTS = {"org": 2, "platform": 3, "campaign": 5, "ad_set": 6, "ad": 7}
 
 
@@ -62,7 +64,9 @@ class Entities:
         self._keys: list[str] = [""]  # entity -> the part of a path that makes it
         self._leaf_number: dict[str, int] = {}
         self._entity_number: dict[str, int] = {}
-        self._above: dict[str, list[int]] = {}  # path without the ad -> entities of the levels above
+        self._above: dict[str, tuple[int, ...]] = {}  # path without the ad -> org and entities of the levels above
+        self._org_of_new: list[int] = []  # of the entities that `_add` is making
+        self._level_of_new: list[int] = []
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -81,12 +85,11 @@ class Entities:
 
     def numbers(self, paths: Sequence[str]) -> Int64:
         """Leaf numbers int64[len(paths)]; new paths get new leaves and the entities above them."""
-        get = self._leaf_number.get
-        known = [get(path, -1) for path in paths]
+        known = list(map(self._leaf_number.get, paths, repeat(-1)))
         numbers = np.array(known, np.int64)
-        if -1 in known:
-            places = np.flatnonzero(numbers < 0)
-            numbers[places] = self._add([paths[i] for i in places.tolist()])
+        places = np.flatnonzero(numbers < 0).tolist()
+        if places:
+            numbers[places] = self._add([paths[i] for i in places])
         return numbers
 
     def entity(self, number: int) -> Entity:
@@ -96,45 +99,58 @@ class Entities:
     def find(self, entity: Entity) -> int | None:
         depth = _PARTS[entity.level]
         key = PATH_SEPARATOR.join(entity[1 : depth + 1])
+        if entity.level == "ad" and "ad" in self.levels:
+            leaf = self._leaf_number.get(f"{key}{PATH_SEPARATOR}{entity.custom}")
+            return None if leaf is None else int(self.rows[self.levels.index("ad"), leaf])
         return self._entity_number.get(f"{key}{_CUSTOM}{entity.custom}" if entity.custom else key)
 
     def _add(self, paths: Sequence[str]) -> list[int]:
         numbers, columns = [], []
+        known, above_of, with_ads = self._leaf_number, self._above, "ad" in self.levels
+        first, entities = len(self.paths), len(self._keys)
         for path in paths:
-            if path in self._leaf_number:  # twice in one call
-                numbers.append(self._leaf_number[path])
-                continue
-            numbers.append(len(self.paths))
-            self._leaf_number[path] = len(self.paths)
-            self.paths.append(path)
-            columns.append(self._entities_of(path))
-        first, total = len(self.paths) - len(columns), len(self.paths)
-        self.leaf_org = grown(self.leaf_org, total)
-        self.rows = grown(self.rows, total)
+            number = known.get(path)
+            if number is None:
+                number = known[path] = len(self.paths)
+                self.paths.append(path)
+                head, _, custom = path.rpartition(PATH_SEPARATOR)
+                parent, _, ad = head.rpartition(PATH_SEPARATOR)
+                key = f"{parent}{_CUSTOM}{custom}" if custom else parent
+                above = above_of.get(key)
+                if above is None:
+                    above = above_of[key] = self._entities_above(parent, custom)
+                if with_ads:
+                    # A leaf with an ad is that ad's only one, so an ad is new with its leaf and needs no dict of its own.
+                    columns.append((*above, len(self._keys) if ad else SINK))
+                    if ad:
+                        self._keys.append(f"{head}{_CUSTOM}{custom}" if custom else head)
+                        self._org_of_new.append(above[0])
+                        self._level_of_new.append(_AD)
+                else:
+                    columns.append(above)
+            numbers.append(number)
+        total = len(self.paths)
+        self.leaf_org, self.rows = grown(self.leaf_org, total), grown(self.rows, total)
+        self.entity_org, self.entity_level = grown(self.entity_org, len(self)), grown(self.entity_level, len(self))
         if columns:
-            self.leaf_org[first:total] = [column[0] for column in columns]
-            self.rows[:, first:total] = np.array([column[1:] for column in columns], np.int32).T
+            table = np.array(columns, np.int32).T
+            self.leaf_org[first:total], self.rows[:, first:total] = table[0], table[1:]
+            self.entity_org[entities : len(self)], self.entity_level[entities : len(self)] = self._org_of_new, self._level_of_new
+            self._org_of_new.clear()
+            self._level_of_new.clear()
         return numbers
 
-    def _entities_of(self, path: str) -> list[int]:
-        """The org's number and the entities of the kept levels that this leaf adds to."""
-        head, _, custom = path.rpartition(PATH_SEPARATOR)
-        parent, _, ad = head.rpartition(PATH_SEPARATOR)
-        key = f"{parent}{_CUSTOM}{custom}" if custom else parent
-        above = self._above.get(key)
-        if above is None:
-            parts = parent.split(PATH_SEPARATOR)
-            org = self.org(parts[0])
-            above = [org]
-            for name in self.levels:
-                depth = _PARTS[name]
-                if name != "ad":
-                    present = parts[depth - 1] != ""
-                    above.append(self._number(name, PATH_SEPARATOR.join(parts[:depth]), custom, org) if present else SINK)
-            self._above[key] = above
-        if "ad" not in self.levels:
-            return above
-        return [*above, self._number("ad", head, custom, above[0]) if ad else SINK]
+    def _entities_above(self, parent: str, custom: str) -> tuple[int, ...]:
+        """The org's number and the entities of the kept levels above an ad that a leaf with this parent path adds to."""
+        parts = parent.split(PATH_SEPARATOR)
+        org = self.org(parts[0])
+        above = [org]
+        for name in self.levels:
+            depth = _PARTS[name]
+            if name != "ad":
+                present = parts[depth - 1] != ""
+                above.append(self._number(name, PATH_SEPARATOR.join(parts[:depth]), custom, org) if present else SINK)
+        return tuple(above)
 
     def _number(self, level: str, key: str, custom: str, org: int) -> int:
         if custom:
@@ -143,8 +159,6 @@ class Entities:
         if number is None:
             number = self._entity_number[key] = len(self._keys)
             self._keys.append(key)
-            self.entity_org = grown(self.entity_org, number + 1)
-            self.entity_level = grown(self.entity_level, number + 1)
-            self.entity_org[number] = org
-            self.entity_level[number] = LEVELS.index(level)
+            self._org_of_new.append(org)
+            self._level_of_new.append(LEVELS.index(level))
         return number

@@ -19,10 +19,18 @@ _EMPTY_LEAVES = np.zeros(0, np.int32)
 _EMPTY_SUMS = np.zeros((len(FIELDS), 0), np.int64)
 
 
+_FIELD = np.arange(len(FIELDS))[:, None]
+
+
 def add_at(target: Int64, places: npt.NDArray[Any], values: Int64) -> None:
-    """target[:, places] += values, counting repeated places each time."""
-    for field in range(len(FIELDS)):
-        np.add.at(target[field], places, values[field])
+    """target[:, places] += values, counting repeated places each time.
+
+    target: int64[6, n], contiguous; values: int64[6, k]; places: [k], or [m, k] to add the same values at m sets of places.
+    One call over the flat array costs a third of one call per field and set.
+    """
+    flat = (places.reshape(-1) + _FIELD * target.shape[1]).reshape(-1)
+    sets = places.size // values.shape[1] if values.shape[1] else 1
+    np.add.at(target.reshape(-1), flat, np.tile(values, sets).reshape(-1))
 
 
 def narrow(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -61,7 +69,11 @@ class Pane:
         self._place = grown(self._place, int(leaves.max()) + 1)
         places = self._place[leaves]
         if not places.all():
-            new = np.unique(leaves[places == 0])
+            # Of equal leaves the last one written stays: distinct without sorting them all.
+            met = leaves[places == 0]
+            order = np.arange(1, len(met) + 1, dtype=np.int32)
+            self._place[met] = order
+            new = np.sort(met[self._place[met] == order])
             count = self._count + len(new)
             self._leaves = grown(self._leaves, count)
             self._sums = grown(self._sums, count)

@@ -73,13 +73,11 @@ class View:
 
     def add(self, leaves: npt.NDArray[np.integer], values: Int64) -> None:
         if self.gone:
-            for rows in self._entities.rows:
-                add_at(self.total, rows[leaves], values)
+            add_at(self.total, self._entities.rows[:, leaves], values)
 
     def drop(self, window: Window, leaves: npt.NDArray[np.integer], values: Int64) -> None:
         """Values that have left a window, or came too late to be in it."""
-        for rows in self._entities.rows:
-            add_at(self.gone[window], rows[leaves], values)
+        add_at(self.gone[window], self._entities.rows[:, leaves], values)
 
     def sums(self, window: Window, rows: Int64) -> Int64:
         return self.total[:, rows] - self.gone[window][:, rows]
@@ -96,6 +94,8 @@ class Windows:
         self.newest = np.full(64, NEVER, np.int64)  # per org: the largest event time, ms
         self.unjudged: dict[Window, set[int]] = {}  # closed view: entities to judge at their window's next pane
         self.late_events = 0
+        self.judged_levels: tuple[int, ...] = tuple(range(len(entities.levels)))
+        """Places in `entities.levels`: entities of other levels have sums, but nobody asks when they change."""
 
     # --- time ---------------------------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class Windows:
             return
         dense = np.zeros((len(FIELDS), self.entities.leaves), np.int64)
         for leaves, sums in found:
-            dense[:, leaves] += sums
+            add_at(dense, leaves, sums)  # leaves are distinct: it is the faster way of adding rows
         filled = np.flatnonzero(dense[EVENTS])
         self.panes[coarse].setdefault(index, Pane()).add(filled, dense[:, filled])
 
@@ -278,11 +278,11 @@ class Windows:
             yield Judged(window, rows, sums[:, holding], np.full(len(rows), at_ms, np.int64))
 
     def _entities_of(self, leaves: list[npt.NDArray[np.int32]]) -> Int64:
-        """The distinct entities of all levels that these leaves add to."""
+        """The distinct entities of the judged levels that these leaves add to."""
         flags = np.zeros(len(self.entities), bool)
         for part in leaves:
-            for rows in self.entities.rows:
-                flags[rows[part]] = True
+            for level in self.judged_levels:
+                flags[self.entities.rows[level, part]] = True
         flags[0] = False
         return np.flatnonzero(flags)
 
