@@ -108,7 +108,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def create_app(ports: ApiPorts) -> FastAPI:
     """The app with ingest and health; the caller adds further routers. It holds no state beside `ports`."""
-    app = FastAPI(title="CMIS Stream", version="1", docs_url="/docs", redoc_url=None)
+    app = FastAPI(title="CMIS Stream", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(RequestIds)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)

@@ -53,7 +53,7 @@ class Entities:
     """The leaves and entities of one partition, numbered in the order of their first event."""
 
     def __init__(self, levels: Sequence[str] = LEVELS) -> None:
-        self.levels = tuple(levels)
+        self.levels = tuple(level for level in LEVELS if level in levels)
         self.orgs: list[str] = []
         self.org_number: dict[str, int] = {}
         self.paths: list[str] = []

@@ -26,6 +26,7 @@ SEVERITIES = ("critical", "high", "medium", "low")
 OPERATORS = ("gt", "gte", "lt", "lte", "eq", "ne")
 EVALUATIONS = ("live", "pane")
 SCOPE_FIELDS = ("currency", "platform", "account", "campaign", "ad_set", "ad")
+_NEEDED_LEVEL = {"platform": "platform", "account": "campaign", "campaign": "campaign", "ad_set": "ad_set", "ad": "ad"}
 MAX_DEPTH, MAX_COMPARISONS = 8, 32
 
 _CUSTOM = re.compile(r"custom\.[A-Za-z_][A-Za-z0-9_.]{0,63}")
@@ -107,12 +108,17 @@ def parse_rule(raw: Any, *, evaluate: str = "live") -> Rule:
     if sum(1 for _ in comparisons(condition)) > MAX_COMPARISONS:
         raise Rejected("too_long", "when", when, f"at most {MAX_COMPARISONS} comparisons")
     level = _one_of(raw.get("level", _default_level(scope)), LEVELS, "level")
+    prefix = "scope." if "when" in raw else ""
+    chosen = tuple((name, _text(scope, name, prefix)) for name in SCOPE_FIELDS if name in scope)
+    for name, value in chosen:
+        if LEVELS.index(_NEEDED_LEVEL.get(name, "org")) > LEVELS.index(level):
+            raise Rejected("invalid", prefix + name, value, f"nothing below the rule's level, {level}")
     return Rule(
         id=_text(raw, "id"),
         org=_text(raw, "org"),
         when=condition,
         level=level,
-        scope=tuple((name, _text(scope, name, "scope." if "when" in raw else "")) for name in SCOPE_FIELDS if name in scope),
+        scope=chosen,
         evaluate=_one_of(raw.get("evaluate", evaluate), EVALUATIONS, "evaluate"),
         name=_text(raw, "name") if "name" in raw else "",
         severity=_one_of(raw.get("severity", "medium"), SEVERITIES, "severity"),
@@ -159,6 +165,8 @@ def _comparison(raw: Mapping[str, Any], place: str) -> Comparison:
             raise Rejected("invalid", f"{dot}{name}", raw[name], f"one of the fields {', '.join(sorted(known))}")
     metric = _metric(raw.get("metric"), f"{dot}metric")
     than, value = None, 0.0
+    if "than" in raw and limit in raw:
+        raise Rejected("invalid", f"{dot}than", raw["than"], f"a {limit} or than, not both")
     if "than" in raw:
         than, value = _than(raw["than"], metric, f"{dot}than")
     else:

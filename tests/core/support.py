@@ -217,7 +217,14 @@ def _rules(windows: Sequence[str], evaluations: Sequence[str]) -> st.SearchStrat
     return st.fixed_dictionaries({
         "org": st.sampled_from(ORGS), "level": st.sampled_from(["org", "platform", "campaign", "campaign", "ad_set", "ad"]),
         "evaluate": st.sampled_from(list(evaluations)), "scope": scope, "when": st.one_of(comparison, comparison, tree),
-    })  # fmt: skip
+    }).map(_without_scope_below_its_level)  # fmt: skip
+
+
+def _without_scope_below_its_level(raw: dict[str, Any]) -> dict[str, Any]:
+    fits = {"org": ("currency",), "platform": ("currency", "platform"), "campaign": ("currency", "platform", "account", "campaign")}
+    fits["ad_set"] = (*fits["campaign"], "ad_set")
+    allowed = fits.get(raw["level"], (*fits["ad_set"], "ad"))
+    return {**raw, "scope": {name: value for name, value in raw["scope"].items() if name in allowed}}
 
 
 def rule_sets(
