@@ -11,18 +11,20 @@ the column, times as distances from the first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from cmis_stream.core.batch import Batch, Segment
+from cmis_stream.core.batch import PATH_SEPARATOR, VALUE_FIELDS, Batch, Segment, leaf_path
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.panes import narrow
 from cmis_stream.log.codec import pack, unpack
 
 VERSION = 1
 _ID_SEPARATOR = "\n"  # identifiers hold no control characters
+_PATH_SEPARATORS = leaf_path("", "", "").count(PATH_SEPARATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +100,22 @@ def decode(data: bytes) -> Record:
             return RuleSet(stamp, raw["org"], raw["version"], raw["rules"], raw["evaluate"])
         if kind == "events":
             return Events(stamp, _batch(raw))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, msgspec.MsgspecError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, msgspec.MsgspecError) as error:
         raise Rejected("malformed", "", data[:40], f"an envelope ({type(error).__name__}: {error})") from None
     raise Rejected("invalid", "k", kind, "events, tick or rules")
 
 
 def _batch(raw: dict[str, Any]) -> Batch:
     n = len(raw["ts"])
+    columns = [raw["ts"], raw["leaf"], raw["uid"], raw["event"], *raw["values"]]
+    if any(column is not None and column.dtype.kind not in "iu" for column in columns):
+        raise TypeError("columns of integers")
     values = np.zeros((len(raw["values"]), n), np.int64)
     for i, column in enumerate(raw["values"]):
         if column is not None:
             values[i] = column
     batch = Batch(
-        ts_ms=raw["ts"].astype(np.int64) + raw["base"],
+        ts_ms=raw["ts"].astype(np.int64) + index(raw["base"]),
         leaf=raw["leaf"].astype(np.int32),
         values=values,
         event=np.arange(n, dtype=np.int32) if raw["event"] is None else raw["event"].astype(np.int32),
@@ -119,8 +124,14 @@ def _batch(raw: dict[str, Any]) -> Batch:
         segments=[Segment(*segment) for segment in raw["segments"]],
         ids=raw["ids"].split(_ID_SEPARATOR),
     )
-    if len(batch.leaf) != n or len(batch.event) != n or sum(s.count for s in batch.segments) != len(batch.uid):
+    events = len(batch.uid)
+    if any(column.shape != (n,) for column in (batch.ts_ms, batch.leaf, batch.event)) or batch.uid.shape != (events,):
         raise ValueError("columns of different lengths")
-    if n and not (batch.leaf.min() >= 0 and batch.leaf.max() < len(batch.paths) and batch.event.max() < len(batch.uid)):
-        raise ValueError("an index points outside its list")
+    if len(values) != len(VALUE_FIELDS) or len(batch.ids) != events or sum(s.count for s in batch.segments) != events:
+        raise ValueError("lists of different lengths")
+    for pointer, end in ((batch.leaf, len(batch.paths)), (batch.event, events)):
+        if n and not (pointer.min() >= 0 and pointer.max() < end):
+            raise ValueError("an index points outside its list")
+    if not all(path.count(PATH_SEPARATOR) == _PATH_SEPARATORS for path in batch.paths):
+        raise ValueError("a path of another length")
     return batch

@@ -14,7 +14,7 @@ from cmis_stream.core.errors import Rejected
 from cmis_stream.log.codec import pack, unpack
 from cmis_stream.log.envelope import Events, Record, RuleSet, Tick, decode, encode
 
-EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 LARGEST = 2**53
 names = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=12)
 times = st.integers(946_684_800_000, 7_258_118_400_000)
@@ -114,14 +114,18 @@ def test_joined_and_cut_batches_hold_the_same_events_in_the_same_order(given_bat
 @example(pack({"k": "events", "v": 1, "t": 0}))
 @example(pack({"k": "tick", "v": 2, "t": 0, "w": None}))
 @example(pack(None))
-@example(b"\x91" * 100_000)
 @EXAMPLES
 def test_random_bytes_are_refused_and_never_raise_anything_else(data: bytes) -> None:
     assert read(data) is None
 
 
+def test_endless_nesting_is_refused() -> None:
+    refused = read(b"\x91" * 100_000) is None
+    assert refused  # in two steps: pytest would print all of it
+
+
 @given(kinds, st.data())
-@settings(EXAMPLES, max_examples=600)
+@settings(EXAMPLES, max_examples=250)
 def test_a_damaged_record_is_refused_or_read_but_never_raises_anything_else(record: Record, data: st.DataObject) -> None:
     valid = encode(record)
     how = data.draw(st.sampled_from(["flip", "cut", "insert", "remove"]))
@@ -140,7 +144,7 @@ def test_a_damaged_record_is_refused_or_read_but_never_raises_anything_else(reco
 
 
 @given(batches(), st.sampled_from(["base", "ts", "leaf", "values", "event", "uid", "paths", "segments", "ids", "t", "k", "v"]), st.data())
-@settings(EXAMPLES, max_examples=400)
+@settings(EXAMPLES, max_examples=150)
 def test_a_field_of_another_type_or_length_is_refused_or_harmless(batch: Batch, field: str, data: st.DataObject) -> None:
     raw = unpack(encode(Events(1, batch)))
     raw[field] = data.draw(
