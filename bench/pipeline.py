@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from bench.measure import Report, job_arguments, memory_mb, settle
@@ -179,6 +179,8 @@ def _answers(url: str) -> None:
         try:
             with urlopen(f"{url}/docs", timeout=5):
                 return
+        except HTTPError:
+            return  # an answer too: it serves
         except URLError:
             time.sleep(0.05)
     raise TimeoutError(f"{url} did not answer within {START_S:.0f} s")
