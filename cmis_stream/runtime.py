@@ -101,7 +101,9 @@ class Runtime:
         recovered.cancel()
         if not self.recovered.is_set() and not self.failed.done():
             # Faust logs an error in recovery as a warning and waits for ever.
-            raise CmisError(f"the state was not recovered within {RECOVERY_TIMEOUT_S:.0f} s; cmis.log in the data folder says why")
+            raise CmisError(
+                f"the state was not recovered within {RECOVERY_TIMEOUT_S:.0f} s; cmis.log in the data folder says why"
+            )
         if self.failed.done():
             self.failed.result()
         await self._publish_rule_sets()

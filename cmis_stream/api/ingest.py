@@ -86,9 +86,7 @@ class Ingest:
                 async with self._decoding:
                     decoded = await asyncio.to_thread(decode)
         except Rejected as error:
-            raise Problem(
-                400, "malformed", f"The body cannot be read: {error}", extra={"errors": [error.as_dict()]}
-            ) from None
+            raise Problem(400, "malformed", f"The body cannot be read: {error}", extra={"errors": [error.as_dict()]}) from None
         await self._kept(org, decoded, source)
         return _answer(decoded, pointers_with_index=kind in (CLOUD_EVENTS, JSON) and body.lstrip()[:1] == b"[")
 
@@ -147,9 +145,7 @@ def _sender(request: Request, default: str) -> tuple[str, int | None]:
     if source is None:
         raise Problem(400, "invalid", "Cmis-Sequence needs Cmis-Source: the numbers count one sender's events.")
     if not _SEQUENCE.fullmatch(first):
-        raise Problem(
-            400, "invalid", f"Cmis-Sequence: expected the number of the body's first event, got {first[:40]!r}."
-        )
+        raise Problem(400, "invalid", f"Cmis-Sequence: expected the number of the body's first event, got {first[:40]!r}.")
     return source, int(first)
 
 

@@ -179,7 +179,9 @@ class Engine:
             stop = start + segment.count
             if not segment.sequenced:
                 hashed.append((start, stop))
-            elif segment.count and not self.seen.all_new(segment.org, segment.source, int(numbers[start]), int(numbers[stop - 1])):
+            elif segment.count and not self.seen.all_new(
+                segment.org, segment.source, int(numbers[start]), int(numbers[stop - 1])
+            ):
                 fresh = self.seen.new_numbers(segment.org, segment.source, numbers[start:stop])
                 step.duplicates += int(np.count_nonzero(~fresh & good[start:stop]))
                 good[start:stop] &= fresh

@@ -105,9 +105,7 @@ async def send_file(
     if not isinstance(path_or_stdin, str | Path):
         position = resume.Position(f"{source or 'stdin'}:{uuid.uuid4().hex}", 0, "")
         state = state_dir / f"{position.source.replace('/', '_').replace(':', '-')}.json"
-        sender = _Sender(
-            url, token_for, position, state, False, progress, batch_events, retry_for_s, concurrency, compress
-        )
+        sender = _Sender(url, token_for, position, state, False, progress, batch_events, retry_for_s, concurrency, compress)
         return await sender.run(PipeLines(path_or_stdin, org, window_bytes), None)
     path = Path(path_or_stdin)
     state = resume.state_path(state_dir, path, url, org)
@@ -115,9 +113,7 @@ async def send_file(
     try:
         with _opened(path) as file:
             position = resume.position_of(file, path, state, source or "file")
-            sender = _Sender(
-                url, token_for, position, state, True, progress, batch_events, retry_for_s, concurrency, compress
-            )
+            sender = _Sender(url, token_for, position, state, True, progress, batch_events, retry_for_s, concurrency, compress)
             size = None if path.suffix == ".gz" else path.stat().st_size
             return await sender.run(FileLines(file, org, window_bytes), size)
     finally:
@@ -249,9 +245,7 @@ class _Sender:
                 reason = f"{response.status_code} {_detail(response)}"
                 wait = max(wait, _asked_pause_s(response))
             if time.monotonic() + wait > give_up_at:
-                raise IngestStopped(
-                    f"{target}: no answer within {self.retry_for_s:g} s; the last: {reason}", self.summary
-                )
+                raise IngestStopped(f"{target}: no answer within {self.retry_for_s:g} s; the last: {reason}", self.summary)
             self.summary.retries += 1
             self._tell(reason)
             await asyncio.sleep(wait)

@@ -37,9 +37,7 @@ def numbers(events: Sequence[MetricEvent]) -> Numbers:
     return np.frombuffer(packed, np.float64).reshape(-1, 6)
 
 
-def suspects(
-    events: Sequence[MetricEvent], table: Numbers, *, org: str | None, now_ms: int | None, escapes: bool
-) -> list[int]:
+def suspects(events: Sequence[MetricEvent], table: Numbers, *, org: str | None, now_ms: int | None, escapes: bool) -> list[int]:
     """Positions of events that may break a rule, ascending: the plain reading has to judge them.
 
     `escapes`: the text held a backslash or DEL, so an identifier may hold a control character (raw ones are not JSON).
@@ -67,11 +65,7 @@ def suspects(
 
 
 def _broken_path(event: MetricEvent) -> bool:
-    return bool(
-        (event.ad and not event.ad_set)
-        or (event.ad_set and not event.campaign)
-        or not (event.campaign or event.account)
-    )
+    return bool((event.ad and not event.ad_set) or (event.ad_set and not event.campaign) or not (event.campaign or event.account))
 
 
 def _wrong_org(event: MetricEvent, org: str | None) -> bool:
@@ -129,14 +123,9 @@ class Columns:
         equal)."""
         if self.leaf_level == "campaign":
             if self.org is None:
-                return [
-                    f"{e.org}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f\x1f\x1f"
-                    for e in events
-                ]
+                return [f"{e.org}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f\x1f\x1f" for e in events]
             head = self.org
-            return [
-                f"{head}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f\x1f\x1f" for e in events
-            ]
+            return [f"{head}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f\x1f\x1f" for e in events]
         if self.org is None:
             return [
                 f"{e.org}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f{e.ad_set}\x1f{e.ad}\x1f"
@@ -144,26 +133,22 @@ class Columns:
             ]
         head = self.org
         return [
-            f"{head}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f{e.ad_set}\x1f{e.ad}\x1f"
-            for e in events
+            f"{head}\x1f{e.currency}\x1f{e.platform}\x1f{e.account}\x1f{e.campaign}\x1f{e.ad_set}\x1f{e.ad}\x1f" for e in events
         ]
 
-    def _add_identity(
-        self, events: Sequence[MetricEvent], sources: list[str] | None, indices: npt.NDArray[np.int64]
-    ) -> None:
+    def _add_identity(self, events: Sequence[MetricEvent], sources: list[str] | None, indices: npt.NDArray[np.int64]) -> None:
         ids = [e.id for e in events]
         self._ids += ids
-        if self.org is not None and sources is None:
-            sender = np.full(len(ids), self._sender_number(self.org, self.source), np.int32)
+        if sources is None and (self.org is not None or self.first_sequence is not None):
+            # Numbers of a file count through all its orgs: one sender, and nothing to sort.
+            sender = np.full(len(ids), self._sender_number(self.org or "", self.source), np.int32)
         elif sources is None:
             orgs: list[Any] = [e.org for e in events]
             codes = {org: self._sender_number(org, self.source) for org in dict.fromkeys(orgs)}
             sender = np.array([codes[org] for org in orgs], np.int32)
         else:
             named = [self.org or e.org or "" for e in events]
-            sender = np.array(
-                [self._sender_number(org, source) for org, source in zip(named, sources, strict=True)], np.int32
-            )
+            sender = np.array([self._sender_number(org, source) for org, source in zip(named, sources, strict=True)], np.int32)
         self._sender.append(sender)
         if self.first_sequence is not None:
             self._uid.append((indices + self.first_sequence).astype(np.uint64))

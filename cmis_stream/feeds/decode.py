@@ -72,7 +72,8 @@ def decode_ndjson(
 
     org: events that name another are refused; None (replay of a file without server): each event has to name its own.
     source: of events that name none. sequence: the number of the body's first event; event i then has uid sequence + i
-    (a refused one uses its number up) and segments are sequenced under `source`, whatever source an event names.
+    (a refused one uses its number up) and segments are sequenced under `source`, whatever source an event names; with org
+    None numbers count through all orgs of a file, and there is one segment, of the org "".
     now_ms: the arrival, epoch milliseconds, for `in_future`; None skips that check. leaf_level "campaign" drops ad sets
     and ads from the paths. first_line: lines before this body, for messages. Blank lines count as lines, not as events.
     """
@@ -90,9 +91,7 @@ def decode_ndjson(
     return Decoded(reader.columns.batch(), reader.refused, reader.events)
 
 
-def decode_json(
-    body: bytes, *, org: str | None, source: str, now_ms: int | None, sequence: int | None = None
-) -> Decoded:
+def decode_json(body: bytes, *, org: str | None, source: str, now_ms: int | None, sequence: int | None = None) -> Decoded:
     """One flat event, or an array of them; anything with `specversion` is read as a CloudEvent. Raises and refuses
     nothing else.
 
@@ -257,9 +256,7 @@ class _Reader:
         value: Any = None
         try:
             if len(raw) > LONGEST_LINE:
-                raise Rejected(
-                    "too_long", "", f"an event of {len(raw)} bytes", f"events of at most {LONGEST_LINE} bytes"
-                )
+                raise Rejected("too_long", "", f"an event of {len(raw)} bytes", f"events of at most {LONGEST_LINE} bytes")
             value = parse_json(raw)
             return explain(value, org=self.org, now_ms=self.now_ms)
         except Rejected as error:

@@ -129,9 +129,7 @@ def _read_metrics(data: dict[str, Any], prefix: str, event_id: str, ts: int, now
     platform = _platform(data, prefix)
     mode = data.get("mode")
     if mode == "cumulative":
-        raise Rejected(
-            "unsupported", prefix + "mode", mode, '"delta": cumulative figures are not taken by this version'
-        )
+        raise Rejected("unsupported", prefix + "mode", mode, '"delta": cumulative figures are not taken by this version')
     if mode is not None and mode != "delta":
         raise Rejected("invalid" if isinstance(mode, str) else "wrong_type", prefix + "mode", mode, '"delta"')
     event = WideEvent(event_id, platform, ts)
@@ -145,9 +143,7 @@ def _read_metrics(data: dict[str, Any], prefix: str, event_id: str, ts: int, now
         if not isinstance(currency, str):
             raise Rejected("wrong_type", prefix + "currency", currency, "an ISO 4217 code such as USD")
         if not CURRENCY.fullmatch(currency):
-            raise Rejected(
-                "invalid", prefix + "currency", currency, "an ISO 4217 code: three upper-case letters such as USD"
-            )
+            raise Rejected("invalid", prefix + "currency", currency, "an ISO 4217 code: three upper-case letters such as USD")
         event.currency = currency
     event.custom = _custom(data, prefix)
     return event
@@ -187,9 +183,7 @@ def _identifier(data: dict[str, Any], name: str, prefix: str = "", required: boo
 def _level(data: dict[str, Any], prefix: str, level: str) -> str:
     short, long = _identifier(data, level, prefix), _identifier(data, level + "_id", prefix)
     if short and long and short != long:
-        raise Rejected(
-            "invalid", prefix + level + "_id", long, f"the same as {level}, {short!r}, or only one of the two"
-        )
+        raise Rejected("invalid", prefix + level + "_id", long, f"the same as {level}, {short!r}, or only one of the two")
     return short or long
 
 
@@ -276,9 +270,7 @@ def _rfc3339(event: dict[str, Any], name: str) -> int | None:
     try:
         return (msgspec.convert(value, Moment) - EPOCH) // MILLISECOND
     except msgspec.ValidationError:
-        raise Rejected(
-            "invalid", name, value, "an RFC 3339 time with an offset, such as 2026-01-01T00:00:00Z"
-        ) from None
+        raise Rejected("invalid", name, value, "an RFC 3339 time with an offset, such as 2026-01-01T00:00:00Z") from None
 
 
 def _sane_time(ms: int, field: str, now_ms: int | None) -> int:
@@ -290,7 +282,5 @@ def _sane_time(ms: int, field: str, now_ms: int | None) -> int:
             hint = "; this looks like seconds"
         raise Rejected("out_of_range", field, ms, f"epoch milliseconds from {EARLIEST_MS} to {LATEST_MS}{hint}")
     if now_ms is not None and ms > now_ms + FUTURE_MS:
-        raise Rejected(
-            "in_future", field, rfc3339(ms), f"at most {FUTURE_MS // 1000} s after its arrival, {rfc3339(now_ms)}"
-        )
+        raise Rejected("in_future", field, rfc3339(ms), f"at most {FUTURE_MS // 1000} s after its arrival, {rfc3339(now_ms)}")
     return ms

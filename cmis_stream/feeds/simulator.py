@@ -161,9 +161,7 @@ class Simulator:
         return rules
 
 
-def _event(
-    ad: _Ad, ts: int, event_id: str, covered: float, incident: Incident | None, chance: Random
-) -> dict[str, Any]:
+def _event(ad: _Ad, ts: int, event_id: str, covered: float, incident: Incident | None, chance: Random) -> dict[str, Any]:
     kind = incident.kind if incident is not None else ""
     impressions = _whole(ad.impressions_per_s * covered * math.exp(chance.gauss(0, 0.12)), chance)
     click_rate = ad.click_rate * (CLICK_DROP_FACTOR if kind == "click_drop" else 1)

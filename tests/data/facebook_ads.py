@@ -1,41 +1,42 @@
-"""Converts ../shared/data/ads/facebook_ads_kag.csv into flat events: one a row, at noon UTC of its day, oldest first."""
+"""The real ads of facebook_ads_kag.csv as flat events: one a row, at noon (UTC) of its day.
+
+python tests/data/facebook_ads.py ../shared/data/ads/facebook_ads_kag.csv ORG > events.ndjson
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cmis_stream.core.time import parse_rfc3339
 
-
-def rows(path: Path) -> list[dict[str, str]]:
-    """The rows in order of their dates."""
+def flat_events(path: Path, org: str) -> Iterator[dict[str, Any]]:
+    """In the order of their dates, as a feed would have sent them; ids are those of the ads, one row each."""
     with path.open(newline="") as file:
-        return sorted(csv.DictReader(file), key=lambda row: row["date"])
-
-
-def events(path: Path, org: str) -> Iterator[dict[str, Any]]:
-    """Campaigns are xyz_campaign_id, ad sets fb_campaign_id; approved conversions travel as a custom metric."""
-    for number, row in enumerate(rows(path)):
+        rows = sorted(csv.DictReader(file), key=lambda row: row["date"])
+    for row in rows:
+        noon = datetime.fromisoformat(row["date"]).replace(hour=12, tzinfo=UTC)
         yield {
-            "id": f"fb-{number}",
-            "ts": parse_rfc3339(f"{row['date']}T12:00:00Z"),
+            "id": f"{row['date']}/{row['ad_id']}",
+            "ts": int(noon.timestamp()) * 1000,
             "org": org,
+            "type": "metric",
             "platform": "meta",
-            "account": "kag",
             "campaign": row["xyz_campaign_id"],
             "ad_set": row["fb_campaign_id"],
             "ad": row["ad_id"],
             "impressions": int(row["Impressions"]),
             "clicks": int(row["Clicks"]),
             "spend": float(row["Spent"]),
-            "conversions": int(row["Total_Conversion"]),
-            "custom": {"approved": int(row["Approved_Conversion"])},
+            "conversions": float(row["Total_Conversion"]),
+            "custom": {"approved": float(row["Approved_Conversion"])},
         }
 
 
-def ndjson(path: Path, org: str) -> bytes:
-    return b"".join(json.dumps(event).encode() + b"\n" for event in events(path, org))
+if __name__ == "__main__":
+    for event in flat_events(Path(sys.argv[1]), sys.argv[2]):
+        print(json.dumps(event))

@@ -52,7 +52,15 @@ class Disturbed:
 
     def _ingesting(self) -> Process:
         return self.processes.cmis(
-            "ingest", self.workload.events, "--data-dir", self.data_dir, "--create-orgs", "--batch", INGEST_BATCH, "--url", self.up.url
+            "ingest",
+            self.workload.events,
+            "--data-dir",
+            self.data_dir,
+            "--create-orgs",
+            "--batch",
+            INGEST_BATCH,
+            "--url",
+            self.up.url,
         )
 
     def acknowledged(self) -> int:
@@ -144,7 +152,9 @@ async def test_a_client_that_was_killed_resumes_and_nothing_is_counted_twice(pro
     await equals_an_undisturbed_run(disturbed)
 
 
-async def test_live_transitions_after_kills_appear_once_and_equal_a_fresh_evaluation(processes: Processes, tmp_path: Path) -> None:
+async def test_live_transitions_after_kills_appear_once_and_equal_a_fresh_evaluation(
+    processes: Processes, tmp_path: Path
+) -> None:
     workload = make_workload(tmp_path / "workload", events=40_000, span_s=720, seed=11)
     disturbed = Disturbed(processes, tmp_path, workload, evaluate="live", seed=3)
     disturbed.kill_instance(4)

@@ -51,7 +51,8 @@ def variants(workload: Workload, dice: random.Random) -> list[list[dict[str, Any
         gone_org = dice.choice([rule["org"] for rule in given])
         kept = [rule for rule in kept if rule["org"] != gone_org]
         changed = [
-            {**rule, "threshold": rule["threshold"] * dice.choice([0.5, 1, 1.5])} if dice.random() < 0.3 else rule for rule in kept
+            {**rule, "threshold": rule["threshold"] * dice.choice([0.5, 1, 1.5])} if dice.random() < 0.3 else rule
+            for rule in kept
         ]
         added = [{**dice.choice(given), "id": f"added-{number}-{i}", "op": "gt", "threshold": 0.0} for i in range(5)]
         found.append(changed + added)

@@ -341,7 +341,7 @@ async def test_gzip_files_streams_and_compressed_requests(server: Server, tmp_pa
 async def test_with_one_org_lines_need_not_name_it(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "events.ndjson"
     path.write_text(
-        '{"id":"1","ts":1,"platform":"x","account":"a"}\n\n \nnope\n{"id":"2","ts":1,"platform":"x","account":"a"}\n'
+        '{"id":"1","ts":1700000000000,"platform":"x","account":"a"}\n\n \nnope\n{"id":"2","ts":1700000000000,"platform":"x","account":"a"}\n'
     )
     async with server.served() as url:
         summary = await sent(server, path, tmp_path, url, org="acme", source="crm")

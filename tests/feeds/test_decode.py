@@ -225,16 +225,16 @@ def test_custom_metrics_are_rows_behind_their_event() -> None:
 
 def test_without_a_request_org_events_are_grouped_by_their_own() -> None:
     lines = [line(id=str(i), org=("b", "a", "c")[i % 3], custom={"v": i} if i % 2 else None) for i in range(30)]
-    result = decoded(*lines, line(org=...), org=None, sequence=100)
+    result = decoded(*lines, line(org=...), org=None)
     batch = result.batch
     assert batch is not None and [r.error.code for r in result.refused] == ["missing"]
     assert [(s.org, s.count, s.sequenced) for s in batch.segments] == [
-        ("b", 10, True),
-        ("a", 10, True),
-        ("c", 10, True),
+        ("b", 10, False),
+        ("a", 10, False),
+        ("c", 10, False),
     ]
     assert list(batch.ids) == [str(i) for k in range(3) for i in range(k, 30, 3)]
-    assert batch.uid.tolist() == [100 + int(i) for i in batch.ids]
+    assert batch.uid.tolist() == [event_uid(("b", "a", "c")[int(i) % 3], "src", i) for i in batch.ids]
     assert np.all(np.diff(batch.event) >= 0) and len(batch) == 45
     for row in range(len(batch)):
         parts = batch.paths[batch.leaf[row]].split("\x1f")
@@ -242,6 +242,14 @@ def test_without_a_request_org_events_are_grouped_by_their_own() -> None:
         assert parts[0] == ("b", "a", "c")[own % 3]
         if parts[-1] == "v":
             assert batch.values[2, row] == own * 1_000_000
+
+
+def test_numbers_of_a_file_count_through_all_its_orgs() -> None:
+    batch = decoded(*(line(id=str(i), org=("b", "a")[i % 2]) for i in range(4)), org=None, sequence=7).batch
+    assert batch is not None
+    assert list(batch.segments) == [Segment("", "src", True, 4)]
+    assert batch.uid.tolist() == [7, 8, 9, 10]
+    assert [batch.paths[leaf].split("\x1f")[0] for leaf in batch.leaf] == ["b", "a", "b", "a"]
 
 
 def test_refused_events_use_up_their_sequence_numbers() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmis_stream.core.batch import event_uid, leaf_path
+from cmis_stream.core.time import EARLIEST_MS
 from cmis_stream.feeds import decode
 from cmis_stream.feeds.decode import Decoded, decode_ndjson
 
@@ -26,7 +27,7 @@ FIELDS = ("id", "ts", "org", "type", "platform", "account", "campaign", "ad_set"
           "spend", "conversions", "revenue", "currency", "source", "mode", "custom")  # fmt: skip
 
 good = st.fixed_dictionaries(
-    {"id": name, "ts": st.integers(0, NOW + 60_000), "platform": st.sampled_from(PLATFORMS), "campaign": name},
+    {"id": name, "ts": st.integers(EARLIEST_MS, NOW + 60_000), "platform": st.sampled_from(PLATFORMS), "campaign": name},
     optional={
         "org": st.just("acme"), "type": st.just("metric"), "account": name, "impressions": st.integers(0, 2**53),
         "clicks": st.integers(0, 1000), "spend": money, "conversions": money, "revenue": money,
@@ -70,7 +71,7 @@ def reads(event: Any) -> tuple[Any, ...] | None:
         or not isinstance(ts, int | float)
         or ts != ts
         or ts != int(ts)
-        or not 0 <= ts <= NOW + 60_000
+        or not EARLIEST_MS <= ts <= NOW + 60_000
     ):
         return None
     if event.get("type", "metric") not in ("metric",) or event.get("mode", "delta") != "delta":

@@ -30,16 +30,16 @@ def batches(draw: st.DrawFn, most: int = 12) -> Batch:
     n = len(event)
     cuts = sorted(draw(st.sets(st.integers(1, count - 1), max_size=3))) if count > 1 else []
     borders = [0, *cuts, count]
-    segments = [
-        Segment(draw(names), draw(names), draw(st.booleans()), b - a) for a, b in zip(borders, borders[1:], strict=False)
-    ]
+    segments = [Segment(draw(names), draw(names), draw(st.booleans()), b - a) for a, b in zip(borders, borders[1:], strict=False)]
     sequenced = all(segment.sequenced for segment in segments)
     return Batch(
         ts_ms=np.array(draw(st.lists(times, min_size=n, max_size=n)), np.int64),
         leaf=np.array(draw(st.lists(st.integers(0, len(paths) - 1), min_size=n, max_size=n)), np.int32),
         values=np.array(draw(st.lists(amounts, min_size=5 * n, max_size=5 * n)), np.int64).reshape(5, n),
         event=event,
-        uid=np.array(draw(st.lists(st.integers(0, 2**62 if sequenced else 2**64 - 1), min_size=count, max_size=count)), np.uint64),
+        uid=np.array(
+            draw(st.lists(st.integers(0, 2**62 if sequenced else 2**64 - 1), min_size=count, max_size=count)), np.uint64
+        ),
         paths=[leaf_path("org", "USD", path) for path in paths],
         segments=segments,
         ids=draw(st.lists(names, min_size=count, max_size=count)),
@@ -143,7 +143,11 @@ def test_a_damaged_record_is_refused_or_read_but_never_raises_anything_else(reco
         usable(found.batch)
 
 
-@given(batches(), st.sampled_from(["base", "ts", "leaf", "values", "event", "uid", "paths", "segments", "ids", "t", "k", "v"]), st.data())
+@given(
+    batches(),
+    st.sampled_from(["base", "ts", "leaf", "values", "event", "uid", "paths", "segments", "ids", "t", "k", "v"]),
+    st.data(),
+)
 @settings(EXAMPLES, max_examples=150)
 def test_a_field_of_another_type_or_length_is_refused_or_harmless(batch: Batch, field: str, data: st.DataObject) -> None:
     raw = unpack(encode(Events(1, batch)))
