@@ -44,9 +44,7 @@ async def test_good_events_are_published_and_counted(client: httpx.AsyncClient, 
 
 
 async def test_bad_events_are_listed_and_become_dead_letters(client: httpx.AsyncClient, world: Any) -> None:
-    body = (
-        ndjson(GOOD, {**GOOD, "id": "bad", "spend": -1}) + b"\n" + ndjson({**GOOD, "id": "e3", "custom": {"a.b": True}})
-    )
+    body = ndjson(GOOD, {**GOOD, "id": "bad", "spend": -1}) + b"\n" + ndjson({**GOOD, "id": "e3", "custom": {"a.b": True}})
     response = await client.post(PATH, content=body, headers=world.headers())
     answer = response.json()
     assert response.status_code == 200 and (answer["accepted"], answer["rejected"], answer["errors_total"]) == (1, 2, 2)
@@ -60,9 +58,7 @@ async def test_bad_events_are_listed_and_become_dead_letters(client: httpx.Async
     assert (org, source, [r.id for r in refusals]) == ("acme", f"token:{world.token.id}", ["bad", "e3"])
 
 
-async def test_when_all_are_rejected_the_answer_is_a_problem_with_the_list(
-    client: httpx.AsyncClient, world: Any
-) -> None:
+async def test_when_all_are_rejected_the_answer_is_a_problem_with_the_list(client: httpx.AsyncClient, world: Any) -> None:
     body = ndjson(*({**GOOD, "platform": "bing"} for _ in range(150)))
     document = assert_problem(await client.post(PATH, content=body, headers=world.headers()), 422, "all_rejected")
     assert (document["accepted"], document["rejected"], document["errors_total"], len(document["errors"])) == (
@@ -85,17 +81,13 @@ async def test_when_all_are_rejected_the_answer_is_a_problem_with_the_list(
         ("application/json", CLOUD, None),
     ],
 )
-async def test_each_content_type(
-    client: httpx.AsyncClient, world: Any, kind: str, body: Any, pointer: str | None
-) -> None:
+async def test_each_content_type(client: httpx.AsyncClient, world: Any, kind: str, body: Any, pointer: str | None) -> None:
     response = await client.post(PATH, content=json.dumps(body).encode(), headers=world.headers(Content_Type=kind))
     assert response.status_code == 200 and response.json()["accepted"] == 1
     assert [error["pointer"] for error in response.json()["errors"]] == ([pointer] if pointer else [])
 
 
-async def test_a_sender_that_counts_its_events_is_known_by_source_and_number(
-    client: httpx.AsyncClient, world: Any
-) -> None:
+async def test_a_sender_that_counts_its_events_is_known_by_source_and_number(client: httpx.AsyncClient, world: Any) -> None:
     headers = world.headers(Cmis_Source="file:abc", Cmis_Sequence="40")
     await client.post(PATH, content=ndjson(GOOD, {**GOOD, "ts": -1}, GOOD), headers=headers)
     batch = world.log.batches[0][1]
@@ -107,9 +99,7 @@ async def test_a_sender_that_counts_its_events_is_known_by_source_and_number(
     [{"Cmis_Sequence": "1"}, {"Cmis_Source": "x", "Cmis_Sequence": "-1"}, {"Cmis_Source": "x", "Cmis_Sequence": "1e3"},
      {"Cmis_Source": "x" * 201}, {"Cmis_Source": "x", "Cmis_Sequence": "9" * 19}],
 )  # fmt: skip
-async def test_headers_that_make_no_sense_are_400(
-    client: httpx.AsyncClient, world: Any, headers: dict[str, str]
-) -> None:
+async def test_headers_that_make_no_sense_are_400(client: httpx.AsyncClient, world: Any, headers: dict[str, str]) -> None:
     assert_problem(await client.post(PATH, content=ndjson(GOOD), headers=world.headers(**headers)), 400, "invalid")
 
 
@@ -127,9 +117,7 @@ async def test_without_a_valid_token_it_is_401(client: httpx.AsyncClient, world:
         f"Bearer {revoked_text}",
     ):
         headers = {**world.headers(), "Authorization": authorization}
-        response = await client.post(
-            PATH, content=ndjson(GOOD), headers={k: v for k, v in headers.items() if v is not None}
-        )
+        response = await client.post(PATH, content=ndjson(GOOD), headers={k: v for k, v in headers.items() if v is not None})
         assert_problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"].startswith("Bearer")
     assert not world.log.batches
@@ -157,20 +145,14 @@ async def test_an_event_of_another_org_is_rejected(client: httpx.AsyncClient, wo
 
 
 @pytest.mark.parametrize("headers", [{"Content_Type": "text/csv"}, {"Content_Type": ""}, {"Content_Encoding": "br"}])
-async def test_other_types_and_encodings_are_415(
-    client: httpx.AsyncClient, world: Any, headers: dict[str, str]
-) -> None:
+async def test_other_types_and_encodings_are_415(client: httpx.AsyncClient, world: Any, headers: dict[str, str]) -> None:
     response = await client.post(PATH, content=ndjson(GOOD), headers=world.headers(**headers))
     assert_problem(response, 415, "unsupported_media")
 
 
-@pytest.mark.parametrize(
-    "kind", ["application/json", "application/cloudevents+json", "application/cloudevents-batch+json"]
-)
+@pytest.mark.parametrize("kind", ["application/json", "application/cloudevents+json", "application/cloudevents-batch+json"])
 @pytest.mark.parametrize("body", [b"", b"nope", b"[", b"{", b"[{}"])
-async def test_a_body_that_is_no_json_is_a_problem(
-    client: httpx.AsyncClient, world: Any, kind: str, body: bytes
-) -> None:
+async def test_a_body_that_is_no_json_is_a_problem(client: httpx.AsyncClient, world: Any, kind: str, body: bytes) -> None:
     response = await client.post(PATH, content=body, headers=world.headers(Content_Type=kind))
     assert response.status_code in (400, 422)
     assert_problem(response, response.status_code, "malformed" if response.status_code == 400 else "all_rejected")
@@ -182,9 +164,7 @@ async def test_gzip_of_one_or_several_members_is_taken(client: httpx.AsyncClient
     assert response.status_code == 200 and response.json()["accepted"] == 3001
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-9], lambda b: b"x" + b, lambda b: b + b"tail", lambda b: b[:20] + b"\xff" * 20]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"x" + b, lambda b: b + b"tail", lambda b: b[:20] + b"\xff" * 20])
 async def test_damaged_gzip_is_400(client: httpx.AsyncClient, world: Any, damage: Any) -> None:
     body = damage(gzip.compress(ndjson(GOOD) * 10))
     response = await client.post(PATH, content=body, headers=world.headers(Content_Encoding="gzip"))
@@ -209,9 +189,7 @@ async def test_a_busy_log_is_429_and_says_when_to_come_back(client: httpx.AsyncC
 
 async def test_a_log_that_is_gone_is_503(client: httpx.AsyncClient, world: Any) -> None:
     world.log.error = LogUnavailable("the disk is full")
-    document = assert_problem(
-        await client.post(PATH, content=ndjson(GOOD), headers=world.headers()), 503, "unavailable"
-    )
+    document = assert_problem(await client.post(PATH, content=ndjson(GOOD), headers=world.headers()), 503, "unavailable")
     assert "the disk is full" in document["detail"]
 
 

@@ -46,9 +46,7 @@ async def test_a_body_over_the_limit_is_refused_while_it_is_read(
         reader, writer = await asyncio.open_connection(host, int(port))
         head = {"Host": host, "Transfer-Encoding": "chunked", **world.headers(), **more}
         writer.write(
-            b"POST /api/orgs/acme/events HTTP/1.1\r\n"
-            + "".join(f"{k}: {v}\r\n" for k, v in head.items()).encode()
-            + b"\r\n"
+            b"POST /api/orgs/acme/events HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in head.items()).encode() + b"\r\n"
         )
         answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
         try:
@@ -69,9 +67,7 @@ async def test_a_declared_length_over_the_limit_is_refused_at_once(world: Any) -
         reader, writer = await asyncio.open_connection(host, int(port))
         head = {"Host": host, "Content-Length": str(ingest.LARGEST_BODY + 1), **world.headers()}
         writer.write(
-            b"POST /api/orgs/acme/events HTTP/1.1\r\n"
-            + "".join(f"{k}: {v}\r\n" for k, v in head.items()).encode()
-            + b"\r\n"
+            b"POST /api/orgs/acme/events HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in head.items()).encode() + b"\r\n"
         )
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 413")
         writer.close()
@@ -123,9 +119,7 @@ async def test_a_sender_that_hangs_up_harms_nobody(world: Any) -> None:
         _, writer = await asyncio.open_connection(host, int(port))
         head = {"Host": host, "Content-Length": "1000", **world.headers()}
         writer.write(
-            b"POST /api/orgs/acme/events HTTP/1.1\r\n"
-            + "".join(f"{k}: {v}\r\n" for k, v in head.items()).encode()
-            + b"\r\nx"
+            b"POST /api/orgs/acme/events HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in head.items()).encode() + b"\r\nx"
         )
         await writer.drain()
         writer.close()

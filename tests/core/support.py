@@ -221,7 +221,11 @@ def _rules(windows: Sequence[str], evaluations: Sequence[str]) -> st.SearchStrat
 
 
 def _without_scope_below_its_level(raw: dict[str, Any]) -> dict[str, Any]:
-    fits = {"org": ("currency",), "platform": ("currency", "platform"), "campaign": ("currency", "platform", "account", "campaign")}
+    fits = {
+        "org": ("currency",),
+        "platform": ("currency", "platform"),
+        "campaign": ("currency", "platform", "account", "campaign"),
+    }
     fits["ad_set"] = (*fits["campaign"], "ad_set")
     allowed = fits.get(raw["level"], (*fits["ad_set"], "ad"))
     return {**raw, "scope": {name: value for name, value in raw["scope"].items() if name in allowed}}

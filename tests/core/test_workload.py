@@ -98,7 +98,7 @@ def answers(engine: Engine, steps: list[Step]) -> list[tuple[int, str, str, str]
         (3, 40_000, 7_200, 10, 1_500, 10_000, LEVELS),
     ],
 )  # fmt: skip
-def test_the_workload_is_answered_exactly(  # noqa: PLR0917
+def test_the_workload_is_answered_exactly(
     workload: ModuleType, seed: int, count: int, span_s: int, orgs: int, rules: int, size: int, levels: tuple[str, ...]
 ) -> None:
     events = workload.make_events(count, span_s * 1000, orgs, np.random.default_rng(seed))

@@ -1,4 +1,4 @@
-"""What the end-to-end and fault tests share: the program as a process, the workload with its exact answer, the log as read from outside.
+"""What the end-to-end and fault tests share: `cmis` as a process, the workload and its exact answer, the log from outside.
 
 Every process is started with `Processes`, which ends it by its id; nothing here waits for a fixed time.
 """

@@ -34,9 +34,7 @@ ROOT = Path(__file__).parents[2]
 ORGS = ("acme", "globex", "initech")
 
 
-def write_lines(
-    path: Path, count: int, orgs: tuple[str, ...] = ORGS, start: int = 0, mode: str = "w"
-) -> dict[str, list[str]]:
+def write_lines(path: Path, count: int, orgs: tuple[str, ...] = ORGS, start: int = 0, mode: str = "w") -> dict[str, list[str]]:
     """Flat events, mixed orgs; returns each org's ids in order."""
     ids: dict[str, list[str]] = defaultdict(list)
     with path.open(mode) as out:
@@ -160,10 +158,7 @@ async def test_a_mixed_file_arrives_whole_and_in_order(server: Server, tmp_path:
         0,
         0,
     )
-    assert (
-        seen[-1].sent == 1_000
-        and seen[-1].bytes_done == seen[-1].bytes_total == (tmp_path / "events.ndjson").stat().st_size
-    )
+    assert seen[-1].sent == 1_000 and seen[-1].bytes_done == seen[-1].bytes_total == (tmp_path / "events.ndjson").stat().st_size
 
 
 @pytest.mark.parametrize("fault", ["503", "drop after storing"])

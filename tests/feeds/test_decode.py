@@ -134,9 +134,7 @@ def test_a_flat_event_becomes_one_row_of_exact_micros() -> None:
         ({"source": "a\tb"}, "invalid", "source"),
     ],
 )
-def test_a_wrong_event_is_refused_by_field_and_its_neighbours_are_kept(
-    changes: dict[str, Any], code: str, field: str
-) -> None:
+def test_a_wrong_event_is_refused_by_field_and_its_neighbours_are_kept(changes: dict[str, Any], code: str, field: str) -> None:
     result = decoded(line(id="before"), line(**changes), line(id="after"))
     assert [(r.index, r.line, r.error.code, r.error.field) for r in result.refused] == [(1, 2, code, field)]
     assert result.batch is not None and list(result.batch.ids) == ["before", "after"] and result.events == 3
@@ -212,9 +210,7 @@ def test_the_largest_values_are_exact() -> None:
 
 
 def test_custom_metrics_are_rows_behind_their_event() -> None:
-    batch = decoded(
-        line(id="1"), line(id="2", custom={"views": 7, "score": -0.25}), line(id="3"), leaf_level="campaign"
-    ).batch
+    batch = decoded(line(id="1"), line(id="2", custom={"views": 7, "score": -0.25}), line(id="3"), leaf_level="campaign").batch
     assert batch is not None
     assert batch.event.tolist() == [0, 1, 1, 1, 2] and len(batch.uid) == 3
     custom = [batch.paths[i].rsplit("\x1f", 1)[1] for i in batch.leaf]
@@ -269,9 +265,7 @@ def test_a_source_of_its_own_takes_part_in_the_uid() -> None:
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b" \n", b"\n\n", b"\n \t\n"])
 def test_blank_lines_and_endings_are_no_events_but_lines(ending: bytes) -> None:
-    result = decode_ndjson(
-        ending.join([line(id="1"), line(id="2"), b"{"]), org="acme", source="s", now_ms=NOW, first_line=10
-    )
+    result = decode_ndjson(ending.join([line(id="1"), line(id="2"), b"{"]), org="acme", source="s", now_ms=NOW, first_line=10)
     assert result.batch is not None and list(result.batch.ids) == ["1", "2"] and result.events == 3
     assert result.refused[0].line == 11 + 2 * ending.count(b"\n") and result.refused[0].index == 2
 

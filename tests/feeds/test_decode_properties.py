@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from decimal import Decimal
 from typing import Any
@@ -56,7 +57,7 @@ def reads(event: Any) -> tuple[Any, ...] | None:
 
     def number(field: str, whole: bool) -> float | int | None:
         value = event.get(field, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             return None
         if whole and value != int(value):
             return None
@@ -69,7 +70,7 @@ def reads(event: Any) -> tuple[Any, ...] | None:
     if (
         isinstance(ts, bool)
         or not isinstance(ts, int | float)
-        or ts != ts
+        or math.isnan(ts)
         or ts != int(ts)
         or not EARLIEST_MS <= ts <= NOW + 60_000
     ):
@@ -119,9 +120,7 @@ def test_columns_equal_the_plain_reading(items: list[Any]) -> None:
     expected = [reads(item) for _, item in events]
     assert result.events == len(events)
     assert [r.index for r in result.refused] == [k for k, read in enumerate(expected) if read is None]
-    assert [r.line for r in result.refused] == [
-        i + 1 for (i, _), read in zip(events, expected, strict=True) if read is None
-    ]
+    assert [r.line for r in result.refused] == [i + 1 for (i, _), read in zip(events, expected, strict=True) if read is None]
     accepted = [read for read in expected if read is not None]
     got = iter(rows(result))
     for number, (event_id, _, ts, path, micros, custom) in enumerate(accepted):
@@ -132,9 +131,7 @@ def test_columns_equal_the_plain_reading(items: list[Any]) -> None:
         for key, value in custom.items():
             event, own_id, own_ts, own_path, values = next(got)
             assert (event, own_id, own_ts, own_path) == (number, event_id, ts, path + key)
-            assert (
-                abs(values[2] - Decimal(value) * 10**6) <= 1 and values[0] == values[1] == values[3] == values[4] == 0
-            )
+            assert abs(values[2] - Decimal(value) * 10**6) <= 1 and values[0] == values[1] == values[3] == values[4] == 0
     assert next(got, None) is None
     if result.batch is not None:
         assert result.batch.uid.tolist() == [event_uid("acme", read[1], read[0]) for read in accepted]
@@ -148,9 +145,7 @@ def test_where_the_text_is_cut_does_not_matter(items: list[Any], data: st.DataOb
     cut = data.draw(st.integers(0, len(texts)))
     whole = decode_ndjson(b"".join(texts), org="acme", source="req", now_ms=NOW, sequence=7)
     first = decode_ndjson(b"".join(texts[:cut]), org="acme", source="req", now_ms=NOW, sequence=7)
-    second = decode_ndjson(
-        b"".join(texts[cut:]), org="acme", source="req", now_ms=NOW, sequence=7 + first.events, first_line=cut
-    )
+    second = decode_ndjson(b"".join(texts[cut:]), org="acme", source="req", now_ms=NOW, sequence=7 + first.events, first_line=cut)
     assert [row[1:] for row in rows(whole)] == [row[1:] for part in (first, second) for row in rows(part)]
     both = [(r.index, r.line, str(r.error), r.raw) for r in first.refused]
     both += [(r.index + first.events, r.line, str(r.error), r.raw) for r in second.refused]
@@ -166,6 +161,4 @@ def test_windows_inside_a_request_do_not_matter(items: list[Any]) -> None:
         patch.setattr(decode, "WINDOW_BYTES", 300)
         pieces = decode_ndjson(body, org="acme", source="req", now_ms=NOW, sequence=0)
     assert rows(whole) == rows(pieces)
-    assert [(r.index, r.line, str(r.error)) for r in whole.refused] == [
-        (r.index, r.line, str(r.error)) for r in pieces.refused
-    ]
+    assert [(r.index, r.line, str(r.error)) for r in whole.refused] == [(r.index, r.line, str(r.error)) for r in pieces.refused]

@@ -49,14 +49,9 @@ def test_demo_rules_fire_on_every_incident_and_on_nothing_else(seed: int, rate: 
             holds = value > rule["threshold"] if rule["op"] == "gt" else value < rule["threshold"]
             if org == rule["org"] and holds and values[rule["min_field"]] >= rule["min_value"]:
                 fired[org, campaign, rule["metric"]].append(at)
-                causes = {"spend": {"overspend"}, "ctr": {"click_drop"}, "cpc": {"overspend", "click_drop"}}[
-                    rule["metric"]
-                ]
+                causes = {"spend": {"overspend"}, "ctr": {"click_drop"}, "cpc": {"overspend", "click_drop"}}[rule["metric"]]
                 assert any(
-                    i.org == org
-                    and i.campaign == campaign
-                    and i.kind in causes
-                    and i.start_ms < at <= i.end_ms + MINUTE
+                    i.org == org and i.campaign == campaign and i.kind in causes and i.start_ms < at <= i.end_ms + MINUTE
                     for i in incidents
                 ), (rule["id"], campaign, at)
     for incident in incidents:
@@ -69,14 +64,9 @@ def test_demo_rules_fire_on_every_incident_and_on_nothing_else(seed: int, rate: 
 def test_the_first_overspend_starts_60_to_90_seconds_after_the_start() -> None:
     for seed in range(20):
         simulator = Simulator(("a", "b"), seed=seed, start_ms=START)
-        first = {
-            i.org: i for i in reversed(simulator.incidents_between(START, START + 90_000)) if i.kind == "overspend"
-        }
+        first = {i.org: i for i in reversed(simulator.incidents_between(START, START + 90_000)) if i.kind == "overspend"}
         assert set(first) == {"a", "b"}
-        assert all(
-            60_000 <= i.start_ms - START <= 90_000 and 60_000 <= i.end_ms - i.start_ms <= 120_000
-            for i in first.values()
-        )
+        assert all(60_000 <= i.start_ms - START <= 90_000 and 60_000 <= i.end_ms - i.start_ms <= 120_000 for i in first.values())
 
 
 def test_events_do_not_depend_on_how_time_is_cut() -> None:
@@ -104,10 +94,7 @@ def test_the_rate_is_kept_and_totals_do_not_depend_on_it() -> None:
 def test_there_is_a_daily_rhythm() -> None:
     simulator = Simulator(seed=1, start_ms=START)
     night, day = (
-        sum(
-            e["impressions"]
-            for e in simulator.events_between(START + h * 60 * MINUTE, START + h * 60 * MINUTE + MINUTE)
-        )
+        sum(e["impressions"] for e in simulator.events_between(START + h * 60 * MINUTE, START + h * 60 * MINUTE + MINUTE))
         for h in (3, 15)
     )
     assert day > 1.7 * night

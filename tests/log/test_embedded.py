@@ -250,9 +250,7 @@ async def test_a_second_process_is_told_who_writes_and_what_to_do(log: EmbeddedL
         log.path,
     )
     out, err = process.communicate(timeout=30)
-    assert out.strip() == (
-        f"process {os.getpid()} is already writing to {log.path}: stop it, or choose another --data-dir"
-    ), err
+    assert out.strip() == (f"process {os.getpid()} is already writing to {log.path}: stop it, or choose another --data-dir"), err
     assert issubclass(LogLocked, LogError)
 
 

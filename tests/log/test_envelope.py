@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def batches(draw: st.DrawFn, most: int = 12) -> Batch:
     n = len(event)
     cuts = sorted(draw(st.sets(st.integers(1, count - 1), max_size=3))) if count > 1 else []
     borders = [0, *cuts, count]
-    segments = [Segment(draw(names), draw(names), draw(st.booleans()), b - a) for a, b in zip(borders, borders[1:], strict=False)]
+    segments = [Segment(draw(names), draw(names), draw(st.booleans()), b - a) for a, b in itertools.pairwise(borders)]
     sequenced = all(segment.sequenced for segment in segments)
     return Batch(
         ts_ms=np.array(draw(st.lists(times, min_size=n, max_size=n)), np.int64),
@@ -94,7 +95,8 @@ def test_ticks_and_rule_sets_come_out_as_they_went_in(record: Record) -> None:
 def test_joined_and_cut_batches_hold_the_same_events_in_the_same_order(given_batches: list[Batch], most: int) -> None:
     def flat(some: list[Batch]) -> list[Any]:
         return [
-            (int(b.ts_ms[row]), b.paths[b.leaf[row]], b.values[:, row].tolist(), b.ids[b.event[row]], int(b.uid[b.event[row]]), owner[b.event[row]])
+            (int(b.ts_ms[row]), b.paths[b.leaf[row]], b.values[:, row].tolist(), b.ids[b.event[row]],
+             int(b.uid[b.event[row]]), owner[b.event[row]])
             for b in some
             for owner in [[(s.org, s.source, s.sequenced) for s in b.segments for _ in range(s.count)]]
             for row in range(len(b))

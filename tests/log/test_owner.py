@@ -286,7 +286,8 @@ async def test_events_that_are_too_late_or_from_the_future_are_dead_letters_with
     owner = world.owner()
     await world.feed(owner, [
         events(("c1", 0, 1.0), stamp=NOW),
-        events(("old", -7 * DAY_MS - 60_000, 1.0), ("c1", 1000, 1.0), ("ahead", 61_001, 1.0), ("soon", 59_000, 1.0), first=1, stamp=NOW),
+        events(("old", -7 * DAY_MS - 60_000, 1.0), ("c1", 1000, 1.0), ("ahead", 61_001, 1.0),
+               ("soon", 59_000, 1.0), first=1, stamp=NOW),
     ])  # fmt: skip
     (letter,) = world.bodies(DEAD_LETTERS)
     assert letter["source"] == [TOPIC, PARTITION, 1]

@@ -19,7 +19,8 @@ ORGS = {partition_for(name.encode(), PARTITIONS): name for name in (f"org{i}" fo
 
 def batch(first: int, count: int = 1, org: str = ORGS[0]) -> Batch:
     return Batch(
-        ts_ms=np.arange(first, first + count, dtype=np.int64), leaf=np.zeros(count, np.int32), values=np.zeros((5, count), np.int64),
+        ts_ms=np.arange(first, first + count, dtype=np.int64), leaf=np.zeros(count, np.int32),
+        values=np.zeros((5, count), np.int64),
         event=np.arange(count, dtype=np.int32), uid=np.arange(first, first + count, dtype=np.uint64),
         paths=[leaf_path(org, "USD", "meta")], segments=[Segment(org, "feed", True, count)],
         ids=[str(n) for n in range(first, first + count)],

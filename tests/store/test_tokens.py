@@ -38,12 +38,7 @@ def reason(store: TokenStore, text: str, now_ms: int = NOW) -> str:
 def test_a_token_opens_what_it_was_made_for(store: TokenStore) -> None:
     token, text = store.create("acme", ["ingest", "read"], name="feed", now_ms=NOW)
     verified = store.verify(text, NOW)
-    assert (
-        verified == token
-        and verified.org == "acme"
-        and verified.scopes == {"ingest", "read"}
-        and verified.name == "feed"
-    )
+    assert verified == token and verified.org == "acme" and verified.scopes == {"ingest", "read"} and verified.name == "feed"
     assert text.startswith(f"cmis_{token.id}_") and store.verify(text, NOW) == token
 
 
