@@ -56,6 +56,7 @@ AT_THRESHOLD = [
 ]  # fmt: skip
 
 
+@pytest.mark.spec("ALR-M02", partial="change_pct comes with the alerts module")
 @pytest.mark.parametrize(("op", "want"), AT_THRESHOLD)
 @pytest.mark.parametrize(
     ("name", "sample", "value"),
@@ -99,6 +100,7 @@ def test_metrics_equal_those_of_the_plain_model(sums: tuple[int, ...]) -> None:
         assert got == want or not (math.isfinite(got) or math.isfinite(want)), name
 
 
+@pytest.mark.spec("ALR-E03")
 def test_with_too_little_data_a_comparison_is_false() -> None:
     when = leaf("spend", "gte", 0, min={"impressions": 100})
     assert not fires(when, event(0, impressions=99))
@@ -136,6 +138,7 @@ def test_all_and_any_combine_their_parts(kind: str, want: list[bool]) -> None:
     assert [fires(when, event(0, clicks=a, spend=b)) for a, b in ((0, 0), (0, 1), (1, 0), (1, 1))] == want
 
 
+@pytest.mark.spec("ALR-M06", partial="no label filter yet")
 @pytest.mark.parametrize(
     ("level", "scope", "want"),
     [
@@ -334,6 +337,7 @@ def test_versions_that_are_not_newer_are_ignored() -> None:
     assert not run.engine.rules.windows("pane")
 
 
+@pytest.mark.spec("TEN-M05", partial="rules and their state; the other paths come with them")
 def test_the_rules_of_one_org_do_not_concern_another() -> None:
     run = fired_run(over(1))
     beta = parse_rule({"id": "r", "org": "beta", "metric": "spend", "window": "1m", "op": "gt", "threshold": 1}, evaluate="pane")

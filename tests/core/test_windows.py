@@ -70,6 +70,7 @@ def assert_sums_agree(engine: Engine, model: Model) -> None:
 # --- transitions ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("ALR-M04", "ALR-M05")
 @given(streams, rule_sets(), cuts)
 @examples(70)
 def test_pane_rules_change_exactly_as_in_the_plain_model(events: list[Event], rules: list[Rule], sizes: list[int]) -> None:
@@ -112,6 +113,7 @@ def interleaved(events: list[Event], chance: random.Random) -> list[Event]:
     return [queues[org].pop() for org in owners]
 
 
+@pytest.mark.spec("ALR-M08")
 @given(streams, rule_sets(("live",)), cuts)
 @examples(50)
 def test_live_rules_change_exactly_as_in_the_plain_model(events: list[Event], rules: list[Rule], sizes: list[int]) -> None:

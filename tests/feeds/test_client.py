@@ -335,9 +335,8 @@ async def test_gzip_files_streams_and_compressed_requests(server: Server, tmp_pa
 
 async def test_with_one_org_lines_need_not_name_it(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "events.ndjson"
-    path.write_text(
-        '{"id":"1","ts":1700000000000,"platform":"x","account":"a"}\n\n \nnope\n{"id":"2","ts":1700000000000,"platform":"x","account":"a"}\n'
-    )
+    event = '{"id":"%d","ts":1700000000000,"platform":"x","account":"a"}\n'
+    path.write_text(f"{event % 1}\n \nnope\n{event % 2}")
     async with server.served() as url:
         summary = await sent(server, path, tmp_path, url, org="acme", source="crm")
     assert (summary.accepted, summary.rejected, summary.errors[0]["line"]) == (2, 1, 4)
