@@ -117,13 +117,13 @@ def test_a_zombies_checkpoints_in_between_change_nothing(steps: list[Any], data:
 
 @given(st.lists(CHANGES, min_size=1, max_size=40))
 @EXAMPLES
-def test_live_keys_are_bounded_by_slots_and_the_largest_checkpoint(steps: list[Any]) -> None:
-    partition, most = Partition(), 0
+def test_the_changelog_holds_the_parts_of_the_newest_checkpoints_and_nothing_else(steps: list[Any]) -> None:
+    partition, parts = Partition(), []
     for step in steps:
         writes = partition.change(step)
-        most = max(most, sum(value is not None for _, value in writes))
+        parts.append(sum(value is not None for _, value in writes))
         partition.append(writes)
-        assert len(partition.changelog) <= SLOTS * most
+        assert len(partition.changelog) == sum(parts[-SLOTS:]), "nothing is left of a longer checkpoint in the same slot"
 
 
 def test_an_unchanging_item_stays_recoverable_for_hundreds_of_checkpoints() -> None:

@@ -206,6 +206,33 @@ async def test_a_restart_from_any_checkpoint_gives_the_same_transitions_with_the
     assert second.engine.rules.firing_pairs() == (await _engine_after_all()).rules.firing_pairs()
 
 
+LATE = [
+    rules(1, [{**rule, "evaluate": "pane"} for rule in RULES]),
+    events(("c1", 0, 4.0), ("c2", 0, 4.0), ("c3", 0, 1.0)),
+    events(("c1", 40_000, 4.0), first=3),
+    events(("c2", 2_000, 7.0), first=4),  # its pane is closed: the window changes without a pane that would touch it
+    events(("c1", 58_000, 0.1), first=5),
+    events(("c3", 3_000, 20.0), first=6),
+    events(("c1", 90_000, 0.1), first=7),
+    encode(Tick(NOW + 400_000, NOW + 100_000)),
+]
+
+
+@pytest.mark.parametrize("checkpoint_at", range(len(LATE)))
+async def test_a_window_that_a_late_event_changed_is_judged_after_a_restart_too(checkpoint_at: int) -> None:
+    whole = World()
+    await whole.feed(whole.owner(), LATE)
+    assert [(line["campaign"], line["rule"]) for line in whole.lines] == [("c2", "spend"), ("c3", "spend")]
+    world = World()
+    first = world.owner()
+    await world.feed(first, LATE[: checkpoint_at + 1])
+    await first.checkpoint(wait=True)
+    second = world.owner("g2")
+    second.load(dict(world.changelog))
+    await world.feed(second, LATE)
+    assert world.lines == whole.lines
+
+
 async def _engine_after_all() -> Engine:
     world = World()
     owner = world.owner()
