@@ -104,15 +104,14 @@ async def up(data_dir: Path, rules_file: Path | None, demo: bool, live: bool, **
         loop.add_signal_handler(number, starting.cancel)
     console = Console()
     began = time.monotonic()
-    async with Instance(settings) as instance:
+    shown_in_view = live and console.is_terminal
+    async with Instance(settings, (lambda _: None) if shown_in_view else (lambda error: click.echo(error, err=True))) as instance:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         if settings.port and instance.port != settings.port:
             click.echo(f"Port {settings.port} is taken; using {instance.port}.")
         click.echo(f"Ready in {time.monotonic() - began:.1f} s: {instance.url}")
         click.echo(f"Events: POST {instance.url}/api/orgs/ORG/events, or: cmis ingest FILE --data-dir {data_dir}")
-        for error in instance.rule_errors:
-            click.echo(error, err=True)
         tasks = []
         if demo:
             tokens = await samples.prepare(instance)

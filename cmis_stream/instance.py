@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cmis_stream.modules.alerts.rule_file import RuleFileWatch, differences, rea
 from cmis_stream.runtime import METRICS, Runtime
 from cmis_stream.settings import Settings
 
+log = logging.getLogger("cmis.rules")
 PORTS_TRIED = 20
 RULES_POLL_S = 0.5
 API_STOPS_WITHIN_S = 1
@@ -42,8 +44,9 @@ class _Server(uvicorn.Server):
 class Instance:
     """`async with Instance(settings) as instance`: accepts events from entry to exit."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, report: Callable[[str], None] = lambda _: None) -> None:
+        """report: told of each error in the rule file, at the start and whenever it is read again."""
+        self.settings, self._report = settings, report
         self.runtime = Runtime(settings)
         self.rule_errors: list[str] = []
         self._socket = listening_socket(settings.host, settings.port)
@@ -140,13 +143,19 @@ class Instance:
         except ConfigError as error:
             if first:
                 raise
-            self.rule_errors = [f"{error}; the rules before stay in force"]
+            self._tell([f"{error}; the rules before stay in force"])
             return
-        self.rule_errors = read.errors
+        self._tell(read.errors)
         stored = self.runtime.rule_sets.current()
         before = {org: row.rules for org, row in stored.items() if row.evaluate == self.settings.evaluate}
         for org, rules in differences(before, read.rules):
             await self.runtime.put_rules(org, rules)
+
+    def _tell(self, errors: list[str]) -> None:
+        self.rule_errors = errors
+        for error in errors:
+            log.warning("%s", error)
+            self._report(error)
 
     # --- where it is --------------------------------------------------------------------------------------------------
 

@@ -31,8 +31,8 @@ def command_of(words: list[str]) -> click.Command:
 
 
 def test_the_wheel_ships_the_agents_and_the_topics(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", str(tmp_path), str(ROOT)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"agents/metrics.py", "cmis_stream/topics.yaml", "cmis_stream/cli.py"} <= names

@@ -18,7 +18,7 @@ from cmis_stream.core.batch import PATH_SEPARATOR, Batch
 from cmis_stream.core.engine import Engine, Step, transition_lines
 from cmis_stream.core.entities import Entities, Entity
 from cmis_stream.core.errors import Rejected, shown
-from cmis_stream.core.rules import parse_rule
+from cmis_stream.core.rules import Rule, parse_rule
 from cmis_stream.log import envelope
 from cmis_stream.log.checkpoint import CheckpointWriter, Write, recover
 
@@ -95,8 +95,10 @@ class Owner:
             case envelope.Tick(stamp_ms, watermark_ms):
                 step = self.engine.tick(stamp_ms, watermark_ms)
             case envelope.RuleSet(_, org, version, rules, evaluate):
-                parsed = [parse_rule(rule, evaluate=evaluate) for rule in rules]
-                step = self.engine.adopt(org, version, parsed, rules, evaluate=evaluate)
+                kept, parsed, refused = _parsed(rules, evaluate)
+                step = self.engine.adopt(org, version, parsed, kept, evaluate=evaluate)
+                if refused:
+                    await self._dead_letter(offset, [{"org": org, **reason} for reason in refused])
         if step.changes:
             await self._publish(offset, record.stamp_ms, transition_lines(self.engine, step), batch)
         return step
@@ -159,6 +161,18 @@ class Owner:
         if self._saving is not None:
             self._saving.cancel()
         self._held, self._outputs = [], []
+
+
+def _parsed(rules: list[Any], evaluate: str) -> tuple[list[Any], list[Rule], list[dict[str, Any]]]:
+    """Rules as given and parsed, and what was refused: a rule that an older version accepted must not stop the partition."""
+    kept, parsed, refused = [], [], []
+    for raw in rules:
+        try:
+            parsed.append(parse_rule(raw, evaluate=evaluate))
+            kept.append(raw)
+        except Rejected as error:
+            refused.append({**error.as_dict(), "rule": shown(raw, 400)})
+    return kept, parsed, refused
 
 
 def _refusal(batch: Batch, event: int, code: str) -> dict[str, Any]:

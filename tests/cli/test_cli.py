@@ -292,3 +292,13 @@ def test_orgs_and_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert cmis("token", "revoke", token_id)[:2] == (0, f"Revoked {token_id}.\n")
     assert "revoked" in cmis("token", "list", "acme")[1]
     assert cmis("token", "revoke", token_id)[0] == 1
+
+
+def test_a_rule_file_that_breaks_while_running_is_told_and_changes_nothing(processes: Processes, tmp_path: Path) -> None:
+    data, rules = tmp_path / "data", tmp_path / "rules.json"
+    rules.write_text("[]")
+    process = processes.cmis("up", "--data-dir", data, "--port", 0, "--no-live", "--rules", rules)
+    process.says("Ready in")
+    rules.write_text("[{")
+    assert "the rules before stay in force" in process.says("not JSON")
+    assert process.stop() == 0

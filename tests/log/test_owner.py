@@ -308,6 +308,19 @@ async def test_a_record_that_cannot_be_read_is_a_dead_letter_with_its_position_a
     assert world.acked == [0, 1, 2] and len(world.lines) == 1
 
 
+async def test_a_rule_that_is_no_longer_understood_is_a_dead_letter_and_the_others_are_in_force() -> None:
+    world = World()
+    owner = world.owner()
+    await world.feed(owner, [rules(given=[{**RULES[0], "window": "3m"}, RULES[0]]), events(("c1", 0, 20.0))])
+    (letter,) = world.bodies(DEAD_LETTERS)
+    assert (letter["source"][2], letter["reasons"][0]["org"], letter["reasons"][0]["field"]) == (0, "acme", "window")
+    assert [(line["rule"], line["state"]) for line in world.lines] == [("spend", "firing")]
+    await owner.checkpoint(wait=True)
+    again = world.owner("g2")
+    again.load(world.changelog)
+    assert again.engine.rules.firing_pairs() == owner.engine.rules.firing_pairs()
+
+
 async def test_events_that_are_too_late_or_from_the_future_are_dead_letters_with_their_ids() -> None:
     world = World()
     owner = world.owner()
