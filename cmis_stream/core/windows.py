@@ -331,18 +331,7 @@ class Windows:
         orgs = len(self.entities.orgs)
         before, after = self.live.head[:orgs].copy(), np.maximum(self.live.head[:orgs], self.newest[:orgs] // PANE_MS)
         self.live.head[:orgs] = after
-        touched: dict[Window, list[npt.NDArray[np.int32]]] = {window: [] for window in self.live.gone}
-        moving = after > before
-        if moving.any():
-            for point in self._points(int(before[moving].min()) + 1, int(after[moving].max())):
-                for window in self.live.gone:
-                    unit = UNITS[resolution(window)]
-                    old = self.panes[resolution(window)].get(point // unit - window.panes) if point % unit == 0 else None
-                    if old is not None:
-                        chosen = ((before < point) & (point <= after))[self.entities.leaf_org[: self.entities.leaves]]
-                        left, sums = old.of(chosen)
-                        self.live.drop(window, left, sums)
-                        touched[window].append(left)
+        lost = self._drop_from_live(before, after) if (after > before).any() else {}
         if not wanted:
             return []
         received = self._entities_of([leaves.astype(np.int32)])
@@ -351,8 +340,7 @@ class Windows:
         received = received[received != 0]
         judged = []
         for window in wanted:
-            lost = touched[window]
-            rows = np.union1d(received, self._entities_of(lost)) if lost else received
+            rows = np.union1d(received, self._entities_of([lost[window]])) if window in lost else received
             if len(rows):
                 sums = self.live.sums(window, rows)
                 holding = sums[EVENTS] > 0
@@ -360,6 +348,30 @@ class Windows:
                 at_ms = self.newest[self.entities.entity_org[rows]]
                 judged.append(Judged(window, rows, sums[:, holding], at_ms))
         return judged
+
+    def _drop_from_live(self, before: Int64, after: Int64) -> dict[Window, npt.NDArray[np.int32]]:
+        """Drops the panes that leave as heads move from `before` to `after` (per org); the leaves per window that lost some."""
+        low, high = int(before[after > before].min()), int(after[after > before].max())
+        leaf_org = self.entities.leaf_org[: self.entities.leaves]
+        lost = {}
+        for window in self.live.gone:
+            unit, store = UNITS[resolution(window)], self.panes[resolution(window)]
+            # Pane i leaves when a head reaches the first pane of i + window.panes.
+            first, last = low // unit + 1 - window.panes, high // unit - window.panes
+            numbers = range(first, last + 1) if last - first < len(store) else [n for n in store if first <= n <= last]
+            parts = []
+            for number in numbers:
+                pane = store.get(number)
+                if pane is not None:
+                    point = (number + window.panes) * unit
+                    leaving = (before < point) & (point <= after)
+                    if leaving.any():
+                        parts.append(pane.of(leaving[leaf_org]))
+            if parts:
+                # Nothing is judged in between: all of them in one addition.
+                lost[window] = np.concatenate([leaves for leaves, _ in parts])
+                self.live.drop(window, lost[window], np.concatenate([sums for _, sums in parts], axis=1))
+        return lost
 
     # --- what is kept -------------------------------------------------------------------------------------------------
 
