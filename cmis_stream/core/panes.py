@@ -30,19 +30,33 @@ def add_at(target: Int64, places: npt.NDArray[Any], values: Int64) -> None:
     """
     flat = (places.reshape(-1) + _FIELD * target.shape[1]).reshape(-1)
     sets = places.size // values.shape[1] if values.shape[1] else 1
-    np.add.at(target.reshape(-1), flat, np.tile(values, sets).reshape(-1))
+    np.add.at(target.reshape(-1), flat, (values if sets == 1 else np.concatenate([values] * sets, axis=1)).reshape(-1))
+
+
+_NARROW = tuple((np.dtype(t), int(np.iinfo(t).min), int(np.iinfo(t).max)) for t in (np.uint8, np.uint16, np.int32, np.int64))
+
+
+def _smallest(low: int, high: int) -> np.dtype[Any]:
+    return next(dtype for dtype, least, most in _NARROW if least <= low and high <= most)
 
 
 def narrow(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same integers in the smallest type that holds them all."""
+    """The same integers in the smallest type that holds them all.
+
+    >>> narrow(np.array([0, 300])).dtype, narrow(np.array([-1])).dtype
+    (dtype('uint16'), dtype('int32'))
+    """
     if not len(values):
-        return values.astype(np.int8)
-    low, high = int(values.min()), int(values.max())
-    for dtype in (np.uint8, np.uint16, np.int32):
-        limits = np.iinfo(dtype)
-        if limits.min <= low and high <= limits.max:
-            return values.astype(dtype)
-    return values.astype(np.int64)
+        return values.astype(np.uint8)
+    return values.astype(_smallest(int(values.min()), int(values.max())))
+
+
+def narrow_rows(rows: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """`narrow` of each row of [m, k], with two passes over all of them instead of two for each."""
+    if not rows.shape[1]:
+        return [row.astype(np.uint8) for row in rows]
+    bounds = zip(rows.min(1).tolist(), rows.max(1).tolist(), strict=True)
+    return [row.astype(_smallest(low, high)) for row, (low, high) in zip(rows, bounds, strict=True)]
 
 
 class Pane:
@@ -107,7 +121,7 @@ class Pane:
             return
         order = np.argsort(self.leaves(), kind="stable")
         self._leaves = self.leaves()[order]
-        self._packed = [narrow(row[order]) for row in self._sums[:, : self._count]]
+        self._packed = narrow_rows(self._sums[:, order])
         self._sums, self._place = _EMPTY_SUMS, None
 
     def _unpack(self) -> None:
@@ -125,7 +139,7 @@ class Pane:
         """Leaves and the six fields, narrow: what a checkpoint stores."""
         if self._packed is not None:
             return [self._leaves, *self._packed]
-        return [self.leaves(), *(narrow(row) for row in self.sums())]
+        return [self.leaves(), *narrow_rows(self.sums())]
 
     @classmethod
     def from_columns(cls, columns: list[npt.NDArray[Any]]) -> Pane:

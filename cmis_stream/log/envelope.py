@@ -19,7 +19,7 @@ import numpy as np
 
 from cmis_stream.core.batch import PATH_SEPARATOR, VALUE_FIELDS, Batch, Segment, leaf_path
 from cmis_stream.core.errors import Rejected
-from cmis_stream.core.panes import narrow
+from cmis_stream.core.panes import narrow, narrow_rows
 from cmis_stream.log.codec import pack, unpack
 
 VERSION = 1
@@ -77,7 +77,7 @@ def encode(record: Record) -> bytes:
             "base": base,
             "ts": narrow(batch.ts_ms - base),
             "leaf": narrow(batch.leaf),
-            "values": [narrow(row) if row.any() else None for row in batch.values],
+            "values": [row if row.any() else None for row in narrow_rows(batch.values)],
             "event": None if one_row_each else narrow(batch.event),
             "uid": narrow(batch.uid.view(np.int64)) if all(s.sequenced for s in batch.segments) else batch.uid,
             "paths": list(batch.paths),
