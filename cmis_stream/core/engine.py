@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmis_stream.core.banks import Guards
 from cmis_stream.core.batch import Batch, Int64
-from cmis_stream.core.conditions import Guards, RuleBook, Transitions
+from cmis_stream.core.conditions import RuleBook, Transitions
 from cmis_stream.core.dedup import Seen
 from cmis_stream.core.entities import LEVELS, Entities
 from cmis_stream.core.metrics import FIELDS

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cmis_stream.core.conditions import Bank, BankKey
+from cmis_stream.core.banks import Bank, BankKey
 from cmis_stream.core.dedup import Generation
 from cmis_stream.core.engine import Engine
 from cmis_stream.core.panes import Pane

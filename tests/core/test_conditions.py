@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmis_stream.core.conditions import MAX_GUARDED_BANKS
+from cmis_stream.core.banks import MAX_GUARDED_BANKS
 from cmis_stream.core.metrics import METRICS, evaluate
 from cmis_stream.core.rules import Rule, parse_rule
 from tests.core.reference import Event, Model, metric
