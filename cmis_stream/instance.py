@@ -66,7 +66,7 @@ class Instance:
             while not self._server.started and not self._tasks[-1].done():
                 await asyncio.sleep(0.005)
             self._announce()
-        except BaseException:
+        except BaseException:  # also a cancelled start gives back the lock and the port; it is raised again
             await self.close()
             raise
         return self

@@ -26,7 +26,7 @@ def add_at(target: Int64, places: npt.NDArray[Any], values: Int64) -> None:
     """target[:, places] += values, counting repeated places each time.
 
     target: int64[6, n], contiguous; values: int64[6, k]; places: [k], or [m, k] to add the same values at m sets of places.
-    One call over the flat array costs a third of one call per field and set.
+    One call over the flat array: fewer calls, between as fast as and three times as fast as one per field and set.
     """
     flat = (places.reshape(-1) + _FIELD * target.shape[1]).reshape(-1)
     sets = places.size // values.shape[1] if values.shape[1] else 1

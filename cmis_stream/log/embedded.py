@@ -95,7 +95,7 @@ class EmbeddedLog:
             self._lock_fd = _lock(path)
         try:
             self._start(read_only)
-        except BaseException:
+        except BaseException:  # whatever it was, the lock must not stay; it is raised again
             self._unlock()
             raise
 
