@@ -142,7 +142,8 @@ class Bank:
 
     def note_change(self, rows: Int64) -> None:
         if len(rows):
-            changed = np.unique(rows >> self.CHUNK_BITS).tolist()
+            low, high = int(rows.min()) >> self.CHUNK_BITS, int(rows.max()) >> self.CHUNK_BITS
+            changed = [low] if low == high else np.unique(rows >> self.CHUNK_BITS).tolist()
             self.changed.update(changed)
             self.chunks.update(changed)
 

@@ -355,35 +355,41 @@ class RuleBook:
         bank.seen[rows] = True
         for layer in bank.layers.values():
             old, new = layer.rank[rows], layer.ranks(rows, values)
-            layer.rank[rows] = new
             moved = np.flatnonzero(old != new)
-            low = np.minimum(old, new)[moved]
-            count = np.abs(new - old)[moved]
-            which = np.repeat(moved, count)
-            first = np.repeat(layer.start[layer.segment[rows[moved]]] + low - (count.cumsum() - count), count)
-            terms = layer.terms[first + np.arange(len(which))]
-            on = new[which] > old[which]
-            if self.waiting:
-                terms, which, on = self._end_waiting(layer, rows, terms=terms, which=which, on=on)
-            simple = self._term_simple[terms]
-            if simple.any():
-                chosen = which[simple]
-                yield Transitions(
-                    rule=self._term_rule[terms[simple]],
-                    row=self._bases(rows[chosen], bank),
-                    firing=on[simple],
-                    at_ms=at_ms[chosen],
-                    value=values[chosen] * bank.key.sign,
-                    sums=sums[:, chosen],
-                    window=[part.window.name] * len(chosen),
-                )
-            for i in np.flatnonzero(~simple).tolist():
-                k, term = which[i], self.terms[terms[i]]
-                value = float(values[k]) * bank.key.sign
-                row = self._base(int(rows[k]))
-                flips.append(Flip(term.rule, row, term.bit, bool(on[i]), int(at_ms[k]), value, sums[:, k], part.window.name))
+            if len(moved) or self.waiting:
+                layer.rank[rows] = new
+                terms, which, on = self._crossed(layer, rows, moved, old, new)
+                simple = self._term_simple[terms]
+                if simple.any():
+                    chosen = which[simple]
+                    yield Transitions(
+                        rule=self._term_rule[terms[simple]],
+                        row=self._bases(rows[chosen], bank),
+                        firing=on[simple],
+                        at_ms=at_ms[chosen],
+                        value=values[chosen] * bank.key.sign,
+                        sums=sums[:, chosen],
+                        window=[part.window.name] * len(chosen),
+                    )
+                for i in np.flatnonzero(~simple).tolist():
+                    k, term = which[i], self.terms[terms[i]]
+                    value = float(values[k]) * bank.key.sign
+                    row = self._base(int(rows[k]))
+                    flips.append(Flip(term.rule, row, term.bit, bool(on[i]), int(at_ms[k]), value, sums[:, k], part.window.name))
             if fresh.any():
                 self._touch_resting(layer, rows, np.flatnonzero(fresh), flips, at_ms=at_ms, sums=sums, window=part.window.name)
+
+    def _crossed(
+        self, layer: Layer, rows: Int64, moved: Int64, old: Int32, new: Int32
+    ) -> tuple[Int32, Int64, npt.NDArray[np.bool_]]:
+        """The thresholds between the old and the new rank of each moved row: terms, places in `rows`, whether it now exceeds."""
+        low = np.minimum(old, new)[moved]
+        count = np.abs(new - old)[moved]
+        which = np.repeat(moved, count)
+        first = np.repeat(layer.start[layer.segment[rows[moved]]] + low - (count.cumsum() - count), count)
+        terms = layer.terms[first + np.arange(len(which))]
+        on = new[which] > old[which]
+        return self._end_waiting(layer, rows, terms=terms, which=which, on=on) if self.waiting else (terms, which, on)
 
     def _bases(self, rows: Int64, bank: Bank) -> Int64:
         if not bank.key.metric.startswith(CUSTOM_PREFIX):
