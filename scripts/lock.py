@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = {
-        "run": [*project["project"]["dependencies"], "hatchling", "editables"],
+        "run": [*project["project"]["dependencies"], *project["build-system"]["requires"], "editables"],
         "dev": project["dependency-groups"]["dev"],
         "bench": project["dependency-groups"]["bench"],
     }

@@ -33,6 +33,7 @@ def main():
             recorded = [os.path.join(ROOT, "requirements", part + ".txt") for part in SETS[name]]
             with open(stamp) as file:
                 if file.read() == fingerprint(recorded):
+                    make_page()
                     return
     make_venv()
     install(files)
@@ -74,8 +75,15 @@ def install(files):
     requirements = [argument for path in files for argument in ("-r", path)]
     if subprocess.call([*pip, "--require-hashes", *requirements]):
         stop("the packages could not be installed; the lines above say why (no network, no space, or a proxy?)")
+    make_page()  # before the package, whose installation would build it without a word
     if subprocess.call([*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT]):
         stop("cmis-stream itself could not be installed; the lines above say why")
+
+
+def make_page():
+    """Built anew when its sources have changed."""
+    if subprocess.call([os.path.join(VENV, "bin", "python"), os.path.join(ROOT, "scripts", "web.py"), "build"]):
+        stop("the page could not be built; the lines above say why")
 
 
 if __name__ == "__main__":
