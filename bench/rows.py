@@ -29,6 +29,12 @@ ROWS = (
     Row("judging, 1,000,000 rules", "rules", "bench.judging", "rules1m", 0),
     Row("pipeline", "pipeline", "bench.pipeline", "ingest"),
     Row("recovery", "recovery", "bench.pipeline", "recovery"),
+    Row("fan-out, 200 clients", "fanout", "bench.fanout", "gateway200", 0),
+    Row("fan-out, 1,000 clients", "fanout", "bench.fanout", "gateway1000", 0),
+    Row("fan-out, 1,000, 8 at once", "fanout", "bench.fanout", "gateway1000burst", 0),
+    Row("broadcast, 200 clients", "fanout", "bench.fanout", "broadcast200", 0),
+    Row("broadcast, 1,000 clients", "fanout", "bench.fanout", "broadcast1000", 0),
+    Row("bare sockets, 1,000", "fanout", "bench.fanout", "sockets1000", 0),
     Row("memory, 20,000 ads", "memory", "bench.memory", "ads20k", 0),
     Row("memory, 100,000 ads", "memory", "bench.memory", "ads100k", 0),
 )
@@ -63,5 +69,15 @@ TARGETS = (
         "1,000,000 rules against 100, judging", "judging, 1,000,000 rules", "judging, 100 rules", 8, 2, "ms_per_judgement", True
     ),
     Target("pipeline, against bytewax by lines", "pipeline", "bytewax lines", 5 * 150 / 700, 8 * 300 / 1000),
+    Target("fan-out to 1,000 clients, µs of CPU a message", "fan-out, 1,000 clients", "", 8, 5, "us_per_message", True),
+    Target(
+        "fan-out to 1,000 clients, against websockets.broadcast",
+        "fan-out, 1,000 clients",
+        "broadcast, 1,000 clients",
+        1,
+        0.75,
+        "us_per_message",
+        True,
+    ),
     Target("ready after kill -9, seconds", "recovery", "", 5, 2, "ready_s", True),
 )

@@ -4,14 +4,19 @@ Guarantees, which the contract suite (`tests/backplane/`) holds every implementa
 
 - A channel's publications reach each listener in the order of their offsets, each at most once while it listens.
 - `publish` with an offset that the channel has passed is ignored, so a repeated record changes nothing.
+- `reached` moves the position of every channel of a partition, also of those that never had a publication; offsets have
+  holes, so only this says that a channel has nothing up to there. Whoever publishes calls it before the first record of a
+  partition (with the offset before it: nothing earlier will be published) and behind the last publication of each record.
 - `recover(channel, offset)` gives all publications of the channel after `offset`, without a hole up to the `position` that
-  comes with them, or says that it cannot. Never a part of them.
+  comes with them, or says that it cannot. Never a part of them. Nothing is published afterwards up to that position.
 - A listener that is added first and recovers then misses nothing; what it sees twice it knows by the offset.
+- An offset ahead of the position (a client that knows more than a backplane which has just started) is waited for a little,
+  then unrecoverable. `Unready` while nothing is known about the channel's partition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -24,28 +29,45 @@ class Item(NamedTuple):
     json: bytes
 
 
+def encoded(items: Iterable[bytes]) -> bytes:
+    """The JSON of items as the data of a publication."""
+    return b'{"items":[' + b",".join(items) + b"]}"
+
+
 @dataclass(slots=True)
 class Publication:
-    """What one log record means for one channel `org:{org}:{topic}`: items, encoded once for all who receive them."""
+    """What one log record means for one channel `org:{org}:{topic}`: items, encoded once for all who receive them.
+
+    size: about how many bytes the JSON of its items has, where that is known without making it.
+    """
 
     offset: int
     items: Sequence[Item]
-    _encoded: dict[str | None, bytes] = field(default_factory=dict, repr=False, compare=False)
+    size: int | None = field(default=None, repr=False, compare=False)
+    _data: bytes | None = field(default=None, repr=False, compare=False)
+    _by_entity: dict[str, list[Item]] | None = field(default=None, repr=False, compare=False)
 
     def data(self, entity: str | None = None) -> bytes:
         """`{"items": [...]}`, with `entity` only that entity's items."""
-        encoded = self._encoded.get(entity)
-        if encoded is None:
-            chosen = [item.json for item in self.items if entity is None or item.entity == entity]
-            encoded = self._encoded[entity] = b'{"items":[' + b",".join(chosen) + b"]}"
-        return encoded
+        if entity is not None:
+            return encoded(item.json for item in self.by_entity.get(entity, ()))
+        if self._data is None:
+            self._data = encoded(item.json for item in self.items)
+        return self._data
 
-    def concerns(self, entity: str | None) -> bool:
-        return entity is None or any(item.entity == entity for item in self.items)
+    @property
+    def by_entity(self) -> Mapping[str, Sequence[Item]]:
+        """The items of each entity that has some, in their order."""
+        if self._by_entity is None:
+            self._by_entity = {}
+            for item in self.items:
+                self._by_entity.setdefault(item.entity, []).append(item)
+        return self._by_entity
 
 
 class Position(NamedTuple):
-    """Where a channel is: the offset of its results topic up to which everything has been published, and the log's identity."""
+    """Where a channel is: the offset of its results topic up to which everything has been published (-1: before the first
+    record), and the log's identity."""
 
     offset: int
     epoch: str
@@ -58,6 +80,10 @@ class Recovered(NamedTuple):
     publications: Sequence[Publication] | None
 
 
+class Unready(Exception):
+    """Where the channel is cannot be said yet; ask again."""
+
+
 Listener = Callable[[str, Publication], None]
 """(channel, publication): called in the event loop, must not block."""
 
@@ -67,6 +93,10 @@ class Backplane(Protocol):
 
     async def publish(self, channel: str, publication: Publication) -> None: ...
 
+    async def reached(self, topic: str, partition: int, offset: int) -> None:
+        """Everything that the results topic's partition holds up to `offset` has been published."""
+        ...
+
     async def listen(self, channel: str, listener: Listener) -> None: ...
 
     async def unlisten(self, channel: str, listener: Listener) -> None: ...
@@ -74,9 +104,17 @@ class Backplane(Protocol):
     async def position(self, channel: str) -> Position: ...
 
     async def recover(self, channel: str, offset: int, epoch: str, limit: int) -> Recovered:
-        """Publications after `offset`; more than `limit` of them count as unrecoverable."""
+        """All publications after `offset`; more than `limit` of them count as unrecoverable."""
+        ...
+
+    async def page(self, channel: str, offset: int, epoch: str, limit: int) -> Recovered:
+        """The first `limit` publications after `offset`."""
         ...
 
     async def newest(self, channel: str, limit: int) -> Recovered:
         """The newest publications that are at hand, at most `limit`, oldest first."""
+        ...
+
+    async def moment(self, channel: str, at_ms: int) -> int | None:
+        """The offset after which everything of that time (epoch ms of the records' stamps) and later is; None: not held."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cmis_stream.core.channels import Channel
 
@@ -43,7 +43,15 @@ class Access(Protocol):
         ...
 
 
+class Snapshot(NamedTuple):
+    """json: `{"items": [...]}`, what holds now. offset: of the results topic, up to which it says everything; None: everything
+    that had been published when it was asked for. Where it is behind, the client gets the publications in between."""
+
+    json: bytes
+    offset: int | None = None
+
+
 class Snapshots(Protocol):
-    async def snapshot(self, channel: Channel) -> bytes | None:
-        """JSON for the subscribe reply of a client that could not recover; None without any."""
+    async def snapshot(self, channel: Channel) -> Snapshot | None:
+        """For the subscribe reply of a client that could not recover; None without any."""
         ...
