@@ -17,12 +17,9 @@ from typing import Any
 
 import click
 
-from cmis_stream.core.errors import CmisError, ConfigError, Rejected
+from cmis_stream.cli_access import DATA_DIR, org, session, sign_in, token
+from cmis_stream.core.errors import CmisError, ConfigError
 
-DATA_DIR = click.option(
-    "--data-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("cmis-data"), envvar="CMIS_DATA_DIR",
-    show_default=True, help="Where the log, the state and the tokens are kept.",
-)  # fmt: skip
 EVALUATE = click.option(
     "--evaluate", type=click.Choice(["live", "pane"]), default="live", show_default=True,
     help="When rules that do not say so are judged: after each record, or at each closed pane of their window (reproducible).",
@@ -52,8 +49,12 @@ def main() -> None:
     Your events:  cmis org create acme && cmis token create acme --scope ingest
                   cmis up --rules rules.json
                   cmis ingest events.ndjson
-    Look:         cmis topics; cmis tail cmis.transitions.v1 --follow
+    Look:         cmis sign-in; cmis topics; cmis tail cmis.transitions.v1 --follow
     """
+
+
+for _command in (org, token, sign_in, session):
+    main.add_command(_command)
 
 
 def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -75,7 +76,12 @@ def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision."
 )
-@click.option("--port", default=8600, show_default=True, help="The next free one is taken when it is in use; 0: any.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8600, show_default=True,
+              help="The next free one is taken when it is in use; 0: any.")  # fmt: skip
+@click.option("--gateway-port", type=click.IntRange(0, 65_535),
+              help="Of the websocket gateway, likewise; default: the one after --port, 8601.")  # fmt: skip
+@click.option("--public-host", "public_hosts", multiple=True,
+              help="NAME or NAME:PORT under which browsers reach it besides this machine's own; repeat for several.")  # fmt: skip
 @click.option(
     "--rules", "rules_file", type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON), re-read on change."
 )
@@ -85,12 +91,12 @@ def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
 @click.option("--live/--no-live", default=True, help="Show moving figures in the terminal.")
 @running
 async def up(data_dir: Path, rules_file: Path | None, demo: bool, live: bool, **options: Any) -> None:
-    """Run everything in one process: HTTP ingest, log, agents. Ctrl-C stops it cleanly."""
+    """Run everything in one process: page, HTTP API, gateway, log, agents. Ctrl-C stops it cleanly."""
     from rich.console import Console
 
     from cmis_stream import demo as samples
     from cmis_stream.console import View
-    from cmis_stream.instance import Instance
+    from cmis_stream.instance import Instance, sign_in_link
     from cmis_stream.settings import Settings
 
     _log_to(data_dir)
@@ -110,8 +116,14 @@ async def up(data_dir: Path, rules_file: Path | None, demo: bool, live: bool, **
             loop.add_signal_handler(number, stop.set)
         if settings.port and instance.port != settings.port:
             click.echo(f"Port {settings.port} is taken; using {instance.port}.")
+        if settings.gateway_port and instance.gateway_port != settings.gateway_port:
+            click.echo(f"Port {settings.gateway_port} is taken; the gateway uses {instance.gateway_port}.")
         click.echo(f"Ready in {time.monotonic() - began:.1f} s: {instance.url}")
         click.echo(f"Events: POST {instance.url}/api/orgs/ORG/events, or: cmis ingest FILE --data-dir {data_dir}")
+        click.echo(f"Gateway: {instance.gateway_url}")
+        code = await asyncio.to_thread(instance.sessions.make_code)
+        click.echo(f"Sign in: {sign_in_link(instance.url, code)}")
+        click.echo(f"         (once, within 15 minutes; another link: cmis sign-in --data-dir {data_dir})")
         tasks = []
         if demo:
             tokens = await samples.prepare(instance)
@@ -265,93 +277,6 @@ def simulate(rate: int, seconds: float, seed: int, fast: bool) -> None:
                 time.sleep(0.1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain about flushing at exit
-
-
-@main.group()
-def org() -> None:
-    """Orgs (tenants): they never see each other."""
-
-
-@org.command("create")
-@click.argument("slug")
-@click.option("--name", help="For people; default: the slug.")
-@DATA_DIR
-def create_org(slug: str, name: str | None, data_dir: Path) -> None:
-    """Create the org SLUG (lower-case letters, digits, - and _)."""
-    from cmis_stream.store.tokens import TokenStore
-
-    created = TokenStore.open(data_dir / "store.db").create_org(slug, name or slug)
-    click.echo(f"Created {created.id}.")
-
-
-@org.command("list")
-@DATA_DIR
-def list_orgs(data_dir: Path) -> None:
-    """The orgs of this installation."""
-    from cmis_stream.store.tokens import TokenStore
-
-    for one in TokenStore.open(data_dir / "store.db").orgs():
-        click.echo(f"{one.id}\t{one.name}")
-
-
-@main.group()
-def token() -> None:
-    """API tokens: of one org, with scopes, shown once and stored hashed."""
-
-
-@token.command("create")
-@click.argument("org_id", metavar="ORG")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    default=("ingest",),
-    show_default=True,
-    help="ingest, read, write, admin; repeat for several.",
-)
-@click.option("--days", type=float, default=90, show_default=True, help="Until it expires; 0: never.")
-@click.option("--name", default="", help="What it is for.")
-@DATA_DIR
-def create_token(org_id: str, scopes: tuple[str, ...], days: float, name: str, data_dir: Path) -> None:
-    """Create a token of ORG and print it, this once."""
-    from cmis_stream.core.time import DAY_MS
-    from cmis_stream.store.tokens import TokenStore
-
-    store = TokenStore.open(data_dir / "store.db")
-    expires = int(time.time() * 1000 + days * DAY_MS) if days else None
-    try:
-        created, text = store.create(org_id, scopes, expires, name)
-    except Rejected as error:
-        hint = f"; create it with `cmis org create {org_id}`" if error.field == "org" else ""
-        raise ConfigError(f"{error}{hint}") from None
-    click.echo(f"Token {created.id} of {created.org}, shown this once:", err=True)
-    click.echo(text)
-
-
-@token.command("list")
-@click.argument("org_id", metavar="ORG")
-@DATA_DIR
-def list_tokens(org_id: str, data_dir: Path) -> None:
-    """The tokens of ORG, without their secrets."""
-    from cmis_stream.core.time import rfc3339
-    from cmis_stream.store.tokens import TokenStore
-
-    for one in TokenStore.open(data_dir / "store.db").list(org_id):
-        until = "revoked" if one.revoked_at_ms else f"until {rfc3339(one.expires_at_ms)}" if one.expires_at_ms else "no expiry"
-        used = rfc3339(one.last_used_ms) if one.last_used_ms else "never used"
-        click.echo(f"{one.id}\t{','.join(sorted(one.scopes))}\t{until}\t{used}\t{one.name}")
-
-
-@token.command("revoke")
-@click.argument("token_id")
-@DATA_DIR
-def revoke_token(token_id: str, data_dir: Path) -> None:
-    """Revoke a token by its id; it stops working within a second."""
-    from cmis_stream.store.tokens import TokenStore
-
-    if not TokenStore.open(data_dir / "store.db").revoke(token_id):
-        raise ConfigError(f"there is no token {token_id} that is not revoked already")
-    click.echo(f"Revoked {token_id}.")
 
 
 @main.command()

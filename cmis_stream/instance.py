@@ -1,60 +1,69 @@
-"""A running instance: the runtime, the HTTP API on a free port, the rule file, and a clean end."""
+"""A running instance: the runtime, the HTTP API with the page, the gateway, the rule file, and a clean end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
 from cmis_stream.api.app import create_app
+from cmis_stream.api.auth import Auth
+from cmis_stream.api.hosts import Hosts, reachable
+from cmis_stream.api.incidents import incidents_router
 from cmis_stream.api.ingest import ApiPorts, Busy, LogUnavailable
+from cmis_stream.api.page import Page
+from cmis_stream.api.query import query_router
+from cmis_stream.api.session import session_router
 from cmis_stream.core.batch import Batch
 from cmis_stream.core.errors import CmisError, ConfigError
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.gateway.access import StoreAccess
+from cmis_stream.gateway.server import PATH, Gateway
 from cmis_stream.log.owner import Owner
 from cmis_stream.log.packer import Pressure
 from cmis_stream.modules.alerts.rule_file import RuleFileWatch, differences, read_rules
 from cmis_stream.runtime import METRICS, Runtime
+from cmis_stream.serving import HttpServer, listening_socket
 from cmis_stream.settings import Settings
+from cmis_stream.store.rights import Rights
+from cmis_stream.store.sessions import SessionStore
+from cmis_stream.store.signing import GatewayTokens, signing_key
 
 log = logging.getLogger("cmis.rules")
-PORTS_TRIED = 20
 RULES_POLL_S = 0.5
-API_STOPS_WITHIN_S = 1
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: this process has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Instance:
-    """`async with Instance(settings) as instance`: accepts events from entry to exit."""
+    """`async with Instance(settings) as instance`: accepts events and browsers from entry to exit."""
 
     def __init__(self, settings: Settings, report: Callable[[str], None] = lambda _: None) -> None:
         """report: told of each error in the rule file, at the start and whenever it is read again."""
         self.settings, self._report = settings, report
-        self.runtime = Runtime(settings)
         self.rule_errors: list[str] = []
-        self._socket = listening_socket(settings.host, settings.port)
-        self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://{settings.host}:{self.port}"
-        self._server = _Server(uvicorn.Config(self._app(), lifespan="off", log_level="warning", access_log=False, backlog=2048))
-        self._server.config.timeout_graceful_shutdown = API_STOPS_WITHIN_S
         self._tasks: list[asyncio.Task[None]] = []
+        self._gateway_tokens = GatewayTokens(signing_key(settings.gateway_key_path))
+        with contextlib.ExitStack() as ports:  # given back when the rest cannot be made
+            api_socket = ports.enter_context(listening_socket(settings.host, settings.port))
+            gateway_socket = ports.enter_context(listening_socket(settings.host, settings.wanted_gateway_port, "--gateway-port"))
+            self.port: int = api_socket.getsockname()[1]
+            self.gateway_port: int = gateway_socket.getsockname()[1]
+            self.hosts = Hosts(settings.host, settings.public_hosts, self.gateway_port)
+            self.runtime = Runtime(settings)
+            self.sessions = SessionStore(self.runtime.tokens)
+            self._rights = Rights(settings.store_path)
+            self._api = HttpServer(self._app(), api_socket)
+            self._gateway, self._gateway_socket = self._made_gateway(), gateway_socket
+            ports.pop_all()
+        host = reachable(settings.host)
+        self.url = f"http://{host}:{self.port}"
+        self.gateway_url = f"ws://{host}:{self.gateway_port}{PATH}"
 
     async def __aenter__(self) -> Instance:
         try:
@@ -62,11 +71,10 @@ class Instance:
             if self.settings.rules_file is not None:
                 await self._read_rules(self.settings.rules_file, first=True)
                 self._tasks.append(asyncio.create_task(self._follow_rules(self.settings.rules_file)))
-            self._tasks.append(asyncio.create_task(self._server.serve(sockets=[self._socket])))
-            while not self._server.started and not self._tasks[-1].done():
-                await asyncio.sleep(0.005)
+            await self._gateway.start(self._gateway_socket)
+            await self._api.start()
             self._announce()
-        except BaseException:  # also a cancelled start gives back the lock and the port; it is raised again
+        except BaseException:  # also a cancelled start gives back the lock and the ports; it is raised again
             await self.close()
             raise
         return self
@@ -76,13 +84,16 @@ class Instance:
 
     async def close(self) -> None:
         """New requests are refused, those under way are answered, everything accepted is safe."""
-        self._server.should_exit = True
-        for task in self._tasks[:-1]:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close()
+        await asyncio.gather(self._api.stop(), self._gateway.stop(), *self._tasks, return_exceptions=True)
+        self._gateway_socket.close()
         self._instance_file.unlink(missing_ok=True)
-        await self.runtime.stop()
+        try:
+            await self.runtime.stop()
+        finally:
+            self.sessions.close()
+            self._rights.close()
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what ended the instance if it fails first."""
@@ -105,7 +116,7 @@ class Instance:
     def owners(self) -> list[Owner]:
         return list(self.runtime.owners.values())
 
-    # --- http ---------------------------------------------------------------------------------------------------------
+    # --- its servers ----------------------------------------------------------------------------------------------------
 
     def _app(self) -> FastAPI:
         runtime = self.runtime
@@ -124,7 +135,19 @@ class Instance:
             except (OSError, CmisError) as error:
                 raise LogUnavailable(str(error)) from error
 
-        return create_app(ApiPorts(runtime.tokens, publish, dead_letter, runtime.clock))
+        auth = Auth(runtime.tokens, self.sessions, self.hosts, runtime.clock)
+        routers = [
+            session_router(auth, self._gateway_tokens),
+            query_router(runtime.queries, auth.authorize),
+            incidents_router(runtime.facts, auth.authorize),
+        ]
+        return create_app(ApiPorts(auth, publish, dead_letter, runtime.clock), routers, Page(self.hosts))
+
+    def _made_gateway(self) -> Gateway:
+        runtime = self.runtime
+        access = StoreAccess(self._rights, runtime.tokens, self._gateway_tokens, runtime.clock)
+        origins = self.hosts.origins(self.port)
+        return Gateway(runtime.backplane, access, runtime.snapshots, allowed_origins=origins, clock=runtime.clock)
 
     # --- rules --------------------------------------------------------------------------------------------------------
 
@@ -164,8 +187,8 @@ class Instance:
         return self.settings.data_dir / "instance.json"
 
     def _announce(self) -> None:
-        """`cmis ingest` on this machine finds the address here."""
-        self._instance_file.write_text(json.dumps({"url": self.url, "pid": os.getpid()}))
+        """`cmis ingest` and `cmis sign-in` on this machine find the address here."""
+        self._instance_file.write_text(json.dumps({"url": self.url, "gateway": self.gateway_url, "pid": os.getpid()}))
 
 
 def running_url(data_dir: Path) -> str | None:
@@ -176,18 +199,6 @@ def running_url(data_dir: Path) -> str | None:
         return None
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket on `port`, or on the next free one when it is taken (0: any). ConfigError when none is."""
-    for candidate in range(port, port + (PORTS_TRIED if port else 1)):
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, candidate))
-            sock.listen(2048)
-        except OSError as error:
-            sock.close()
-            if error.errno != errno.EADDRINUSE:
-                raise ConfigError(f"cannot listen on {host}:{candidate}: {error.strerror}") from None
-        else:
-            return sock
-    raise ConfigError(f"ports {port} to {port + PORTS_TRIED - 1} on {host} are all taken; choose another with --port")
+def sign_in_link(url: str, code: str) -> str:
+    """For the browser. The code stands in the fragment, which no browser sends and no server logs; the page POSTs it."""
+    return f"{url}/sign-in#code={code}"

@@ -48,6 +48,8 @@ def test_the_compose_file_starts_what_exists() -> None:
     assert command_of(up).name == "up"
     assert set(compose["volumes"]) == {volume.partition(":")[0] for volume in service["volumes"] if not volume.startswith(".")}
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    listening = {up[up.index(option) + 1] for option in ("--port", "--gateway-port")}
+    assert {port.removeprefix("127.0.0.1:") for port in service["ports"]} == {f"{port}:{port}" for port in listening}
     for folder in (volume.partition(":")[0] for volume in service["volumes"] if volume.startswith(".")):
         assert (ROOT / folder).exists()
 

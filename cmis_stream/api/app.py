@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
+from .auth import COOKIE
+from .headers import SecurityHeaders
 from .ingest import CLOUD_EVENT, CLOUD_EVENTS, JSON, NDJSON, ApiPorts, Ingest
-from .problems import Problem, RequestIds, on_bug, on_http_exception, on_problem
+from .problems import Problem, RequestIds, described, on_bug, on_http_exception, on_problem
 
 _HEALTHY = msgspec.json.encode({"status": "ok"})
 
@@ -54,12 +58,6 @@ def _result_schema() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _problem(description: str) -> dict[str, Any]:
-    properties = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")}
-    schema = {"type": "object", "properties": {**properties, "status": {"type": "integer"}}}
-    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
-
-
 def _ingest_openapi() -> dict[str, Any]:
     line = msgspec.json.encode(_FLAT).decode() + "\n"
     header = {"in": "header", "required": False}
@@ -94,21 +92,23 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
             }
         },
     },
-    400: _problem("The body or a header cannot be read."),
-    401: _problem("No valid token."),
-    403: _problem("The token lacks the scope `ingest`."),
-    404: _problem("No such org, or the token is of another."),
-    413: _problem("More than 64 MiB, or 8 MiB compressed."),
-    415: _problem("Content-Type or Content-Encoding is not taken."),
-    422: _problem("Every event was rejected; the document lists them as a 200 does."),
-    429: _problem("Busy: send the same request again after Retry-After."),
-    503: _problem("The log cannot be written: send the same request again."),
+    400: described("The body or a header cannot be read."),
+    401: described("No valid token."),
+    403: described("The token lacks the scope `ingest`."),
+    404: described("No such org, or the token is of another."),
+    413: described("More than 64 MiB, or 8 MiB compressed."),
+    415: described("Content-Type or Content-Encoding is not taken."),
+    422: described("Every event was rejected; the document lists them as a 200 does."),
+    429: described("Busy: send the same request again after Retry-After."),
+    503: described("The log cannot be written: send the same request again."),
 }
 
 
-def create_app(ports: ApiPorts) -> FastAPI:
-    """The app with ingest and health; the caller adds further routers. It holds no state beside `ports`."""
-    app = FastAPI(title="CMIS Stream", version="1", docs_url=None, redoc_url=None)
+def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp | None = None) -> FastAPI:
+    """The app with ingest and health, these routers, and the page on every path that none of them takes."""
+    # A redirect to or from a final slash would take its host from the request.
+    app = FastAPI(title="CMIS Stream", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestIds)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
@@ -132,12 +132,17 @@ def create_app(ports: ApiPorts) -> FastAPI:
     async def health() -> Response:
         return Response(_HEALTHY, media_type="application/json")
 
+    for router in routers:
+        app.include_router(router)
+    if page is not None:
+        app.router.default = page
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
         schemes["token"] = {"type": "http", "scheme": "bearer", "description": "cmis_<token id>_<secret>"}
+        schemes["session"] = {"type": "apiKey", "in": "cookie", "name": COOKIE}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

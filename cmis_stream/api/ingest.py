@@ -12,20 +12,21 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from ..core.batch import Batch
 from ..core.errors import CmisError, Rejected
 from ..feeds.decode import Decoded, Refusal, decode_cloudevents, decode_json, decode_ndjson
-from ..store.tokens import TokenStore
-from .auth import authenticate, authorize
+from .auth import Auth
+from .bodies import read_body, too_large
 from .problems import Problem
 
 LARGEST_COMPRESSED = 8 << 20
 LARGEST_BODY = 64 << 20
 LARGEST_RATIO = 200
 """Of a gzip body beyond its first MiB. Flat events compress to a tenth; only bombs come near zlib's 1,000."""
+IN_SEVERAL = "Send it in several requests."
 LISTED_ERRORS = 100
 INLINE_BYTES, INLINE_EVENTS = 64 << 10, 500
 """Bodies up to this size and number of events are decoded on the event loop; larger and compressed ones in a thread."""
@@ -57,7 +58,7 @@ class ApiPorts:
     for refused events. Both may raise Busy or LogUnavailable. clock(): epoch milliseconds.
     """
 
-    tokens: TokenStore
+    auth: Auth
     publish: Callable[[str, Batch], Awaitable[None]]
     dead_letter: Callable[[str, list[Refusal], str], Awaitable[None]]
     clock: Callable[[], int]
@@ -72,12 +73,12 @@ class Ingest:
 
     async def __call__(self, request: Request, org: str) -> Response:
         now_ms = self.ports.clock()
-        token = authenticate(request, self.ports.tokens, now_ms)
-        org = authorize(token, self.ports.tokens, org, "ingest")
+        caller = self.ports.auth.authorize_program(request, org, "ingest")
+        org = caller.org
         kind = _content_type(request)
         compressed = _is_gzip(request)
-        source, sequence = _sender(request, f"token:{token.id}")
-        body = await _read(request, LARGEST_COMPRESSED if compressed else LARGEST_BODY)
+        source, sequence = _sender(request, f"token:{caller.id}")
+        body = await read_body(request, LARGEST_COMPRESSED if compressed else LARGEST_BODY, IN_SEVERAL)
         decode = partial(_decoded, body, compressed, kind, org, source, sequence, now_ms)
         try:
             if not compressed and _is_small(body):
@@ -149,28 +150,6 @@ def _sender(request: Request, default: str) -> tuple[str, int | None]:
     return source, int(first)
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body; Problem 413 as soon as it is known to exceed `limit`, without reading on."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(f"{declared} bytes are more than the {limit} that a body may have.")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise _too_large(f"The body has more than {limit} bytes.")
-            parts.append(part)
-    except ClientDisconnect:
-        raise Problem(400, "malformed", "The connection closed before the body was complete.") from None
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(detail: str) -> Problem:
-    return Problem(413, "too_large", f"{detail} Send it in several requests.", headers={"Connection": "close"})
-
-
 def decompressed(body: bytes) -> bytes:
     """A gzip body's content, of one or several members. Problem 413 beyond the limits, 400 when it is damaged.
 
@@ -185,9 +164,9 @@ def decompressed(body: bytes) -> bytes:
                 out += member.decompress(rest, 1 << 18)
                 rest = member.unconsumed_tail
                 if len(out) > LARGEST_BODY:
-                    raise _too_large(f"Decompressed, the body has more than {LARGEST_BODY} bytes.")
+                    raise too_large(f"Decompressed, the body has more than {LARGEST_BODY} bytes.", IN_SEVERAL)
                 if len(out) > (1 << 20) and len(out) > LARGEST_RATIO * (len(body) - len(rest)):
-                    raise _too_large(f"The body decompresses to more than {LARGEST_RATIO} times its size.")
+                    raise too_large(f"The body decompresses to more than {LARGEST_RATIO} times its size.", IN_SEVERAL)
             out += member.flush() if member.eof else b""
         except zlib.error as error:
             raise Problem(400, "malformed", f"The body is not gzip: {error}") from None

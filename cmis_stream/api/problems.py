@@ -2,14 +2,19 @@
 
 Codes besides those of `core.errors`, one published enumeration, never renamed:
 
-    unauthorized        401  no token, or one that is not valid
-    forbidden           403  the token lacks a scope
+    unauthorized        401  no token or session, or one that is not valid
+    code_not_valid      401  a sign-in code that is unknown, used or expired
+    forbidden           403  the token or session lacks a scope
+    foreign_origin      403  the page of another site sent a request with our cookie
     not_found           404  no such path or thing, or one of another org
     method_not_allowed  405
     too_large           413  a body, compressed or not, beyond its limit
     unsupported_media   415  a Content-Type or Content-Encoding that the path does not take
     all_rejected        422  none of the events of a request could be taken
+    not_kept            422  a query reaches further back than what it asks about is kept
+    too_many_rows       422  the answer to a query would be longer than answers may be
     busy                429  more than the system takes right now; Retry-After says when to come back
+    rate_limited        429  more than this caller may ask for; Retry-After says when to come back
     internal            500  a mistake of ours
     unavailable         503  the log cannot be written; nothing of the request was kept for certain
 """
@@ -30,18 +35,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.errors import CmisError
+from .headers import secured
 
 TITLES = {
     "malformed": "The request cannot be read",
     "invalid": "A part of the request is not valid",
-    "unauthorized": "A valid token is needed",
-    "forbidden": "The token does not allow this",
+    "unauthorized": "A valid token or session is needed",
+    "code_not_valid": "The link opens nothing",
+    "forbidden": "The token or session does not allow this",
+    "foreign_origin": "The request comes from another site",
     "not_found": "Not found",
     "method_not_allowed": "The path does not take this method",
     "too_large": "The body is too large",
     "unsupported_media": "The body's type is not supported",
     "all_rejected": "No event could be taken",
+    "not_kept": "What is asked for is not kept so long",
+    "too_many_rows": "The answer is too long",
     "busy": "Too busy right now",
+    "rate_limited": "Too many requests",
     "internal": "Something went wrong on our side",
     "unavailable": "The log cannot be reached",
 }
@@ -78,7 +89,20 @@ def problem_response(request: Request, problem: Problem) -> Response:
         **problem.extra,
     }
     headers = {**problem.headers, "Request-Id": request_id} if request_id else problem.headers
-    return Response(msgspec.json.encode(document), problem.status, headers, "application/problem+json")
+    response = Response(msgspec.json.encode(document), problem.status, headers, "application/problem+json")
+    secured(response.headers, request.scope["path"])  # what `on_bug` answers passes no middleware
+    return response
+
+
+def described(description: str) -> dict[str, Any]:
+    """A problem as an answer in the OpenAPI document."""
+    properties = {name: {"type": "string"} for name in ("type", "title", "detail", "request_id")} | {
+        "status": {"type": "integer"}
+    }
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"type": "object", "properties": properties}}},
+    }
 
 
 async def on_problem(request: Request, error: Exception) -> Response:

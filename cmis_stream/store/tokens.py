@@ -89,6 +89,8 @@ class TokenStore:
         self._verified: dict[bytes, tuple[float, Token]] = {}
         self._used: dict[str, int] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tokens-used")
+        # Its own: a note that waits for another writer must not hold up those who only look.
+        self._notes = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
 
     @classmethod
     def open(cls, path: Path | str) -> TokenStore:
@@ -107,6 +109,7 @@ class TokenStore:
 
     def close(self) -> None:
         self._writer.shutdown(wait=True)
+        self._notes.close()
         with self._lock:
             self._connection.close()
 
@@ -210,10 +213,7 @@ class TokenStore:
         return token
 
     def _note_use(self, token_id: str, now_ms: int) -> None:
-        with self._lock:
-            self._connection.execute(
-                "UPDATE tokens SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?", (now_ms, token_id)
-            )
+        self._notes.execute("UPDATE tokens SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?", (now_ms, token_id))
 
     def _rows(self, sql: str, *parameters: str) -> Sequence[Row]:
         with self._lock:

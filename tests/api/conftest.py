@@ -1,4 +1,4 @@
-"""A real app over a real token store, and a log that remembers, kept in memory; over ASGI and over a loopback port."""
+"""A real app over real stores, and a log that remembers, kept in memory; over ASGI and over a loopback port."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from cmis_stream.api.app import create_app
+from cmis_stream.api.auth import Auth
+from cmis_stream.api.hosts import Hosts
 from cmis_stream.api.ingest import ApiPorts
+from cmis_stream.api.page import Page
+from cmis_stream.api.session import session_router
 from cmis_stream.core.batch import Batch
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.store.sessions import SessionStore
+from cmis_stream.store.signing import GatewayTokens, signing_key
 from cmis_stream.store.tokens import TokenStore
 
 NOW = 1_767_225_600_000
@@ -43,13 +49,27 @@ class Log:
 
 
 class World:
-    def __init__(self, tokens: TokenStore) -> None:
-        self.tokens, self.log = tokens, Log()
+    """The app with its session routes and a page in `page`, a folder that is still empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokens, self.log = TokenStore.open(folder / "store.db"), Log()
+        self.sessions = SessionStore(self.tokens)
+        self.gateway_tokens = GatewayTokens(signing_key(folder / "gateway.key"))
+        self.page = folder / "page"
         for slug in ("acme", "globex"):
-            tokens.create_org(slug, slug.title())
-        self.token, self.text = tokens.create("acme", ["ingest"])
-        self.ports = ApiPorts(tokens, self.log.publish, self.log.dead_letter, lambda: self.log.now_ms)
-        self.app: FastAPI = create_app(self.ports)
+            self.tokens.create_org(slug, slug.title())
+        self.token, self.text = self.tokens.create("acme", ["ingest"])
+        hosts = Hosts(public=["stream.example"], gateway_port=8601)
+        self.auth = Auth(self.tokens, self.sessions, hosts, self.now)
+        ports = ApiPorts(self.auth, self.log.publish, self.log.dead_letter, self.now)
+        self.app: FastAPI = create_app(ports, [session_router(self.auth, self.gateway_tokens)], Page(hosts, self.page))
+
+    def now(self) -> int:
+        return self.log.now_ms
+
+    def close(self) -> None:
+        self.sessions.close()
+        self.tokens.close()
 
     def headers(self, **more: str) -> dict[str, str]:
         given = {name.replace("_", "-"): value for name, value in more.items()}
@@ -73,9 +93,9 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    tokens = TokenStore.open(tmp_path / "store.db")
-    yield World(tokens)
-    tokens.close()
+    world = World(tmp_path)
+    yield world
+    world.close()
 
 
 @pytest.fixture

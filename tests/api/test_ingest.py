@@ -200,7 +200,7 @@ async def test_a_mistake_of_ours_is_500_and_tells_nothing(client: httpx.AsyncCli
 
 
 async def test_other_paths_and_methods_are_problems(client: httpx.AsyncClient) -> None:
-    assert_problem(await client.get("/nothing"), 404, "not_found")
+    assert_problem(await client.get("/api/nothing"), 404, "not_found")
     response = await client.get(PATH)
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"

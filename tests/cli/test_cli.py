@@ -33,7 +33,7 @@ from tests.e2e.support import (
 )
 
 COMMANDS = ["up", "ingest", "replay", "simulate", "org", "org create", "org list", "token", "token create", "token list",
-            "token revoke", "topics", "tail"]  # fmt: skip
+            "token revoke", "sign-in", "session", "session list", "session revoke", "topics", "tail"]  # fmt: skip
 RULE = {"id": "r1", "org": "acme", "metric": "spend", "window": "5m", "op": "gt", "threshold": 1}
 
 

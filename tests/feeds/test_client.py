@@ -21,12 +21,15 @@ import pytest
 import uvicorn
 
 from cmis_stream.api.app import create_app
+from cmis_stream.api.auth import Auth
+from cmis_stream.api.hosts import Hosts
 from cmis_stream.api.ingest import ApiPorts, Busy
 from cmis_stream.core.batch import Batch
 from cmis_stream.core.errors import ConfigError
 from cmis_stream.feeds import client as client_module
 from cmis_stream.feeds.client import IngestStopped, Progress, Summary, send_file
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.store.sessions import SessionStore
 from cmis_stream.store.tokens import TokenStore
 
 NOW = 1_767_225_600_000
@@ -63,7 +66,8 @@ class Server:
         self.requests = 0
         self.fault: Callable[[int], str | None] = lambda number: None
         self.pause_s = 0.0
-        self.app = create_app(ApiPorts(self.tokens, self.publish, self.dead_letter, lambda: NOW))
+        auth = Auth(self.tokens, SessionStore(self.tokens), Hosts(), lambda: NOW)
+        self.app = create_app(ApiPorts(auth, self.publish, self.dead_letter, lambda: NOW))
         self.port = 0
 
     async def publish(self, org: str, batch: Batch) -> None:

@@ -1,0 +1,133 @@
+"""`POST /api/orgs/{org}/query`: the one read path over declared datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ..core.errors import shown
+from ..query.datasets import MOST_ROWS, NotHere, Queries
+from ..query.model import Faulty, PanesQuery
+from .auth import Caller
+from .bodies import read_body
+from .problems import Problem
+
+LARGEST_BODY = 256 << 10
+
+Authorize = Callable[[Request, str, str], Caller]
+"""(request, org, scope) -> the caller; Problem when it may not."""
+
+
+def query_router(queries: Queries, authorize: Authorize) -> APIRouter:
+    router = APIRouter(tags=["query"])
+
+    @router.post(
+        "/api/orgs/{org}/query", summary="Ask a dataset", operation_id="query", response_class=Response,
+        openapi_extra=_OPENAPI, responses=_RESPONSES,
+    )  # fmt: skip
+    async def query(request: Request, org: str) -> Response:
+        """Measures of a dataset by dimensions and time. The answer says up to where it is final, and of which log position."""
+        caller = authorize(request, org, "read")
+        body = await read_body(request, LARGEST_BODY)
+        try:
+            raw = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise Problem(400, "malformed", f"The body is not JSON: {error}", extra={"got": shown(body)}) from None
+        try:
+            return Response(await queries.answer(caller.org, raw), media_type="application/json")
+        except Faulty as faulty:
+            raise Problem(422, faulty.code, f"{faulty}.", extra={"errors": [_error(fault) for fault in faulty.faults]}) from None
+        except NotHere as error:
+            raise Problem(503, "unavailable", f"{error}.", headers={"Retry-After": "1"}) from None
+
+    return router
+
+
+def _error(fault: Any) -> dict[str, str]:
+    return dict(fault._asdict())
+
+
+_SCHEMA = PanesQuery.model_json_schema()
+_OPENAPI: dict[str, Any] = {
+    "security": [{"token": []}, {"session": []}],
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA, "example": _SCHEMA["examples"][0]}}},
+}
+_COLUMN = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "type": {"type": "string", "enum": ["time", "string", "integer", "number"]},
+        "unit": {"type": ["string", "null"], "description": "count, micros, ratio, currency (whole units); null: it has none"},
+    },
+}
+_TIME = {"type": "string", "format": "date-time"}
+_POSITION = {
+    "type": "object",
+    "properties": {"topic": {"type": "string"}, "partition": {"type": "integer"}, "offset": {"type": "integer"}},
+}
+_ANSWER: dict[str, Any] = {
+    "type": "object",
+    "required": ["columns", "rows", "watermark", "provisional", "position", "from", "to", "step"],
+    "properties": {
+        "columns": {"type": "array", "items": _COLUMN},
+        "rows": {
+            "type": "array",
+            "items": {"type": "array"},
+            "maxItems": MOST_ROWS,
+            "description": "Values in the columns' order.",
+        },
+        "watermark": {"type": ["string", "null"], "format": "date-time", "description": "Final up to here, late events aside."},
+        "provisional": {"type": "boolean", "description": "Whether the time asked for reaches beyond the watermark."},
+        "position": {**_POSITION, "description": "The newest log record in the answer."},
+        "from": {**_TIME, "description": "Moved back to a step's beginning."},
+        "to": {**_TIME, "description": "Moved on to a step's end."},
+        "step": {"type": "string"},
+    },
+}
+_EXAMPLE = {
+    "columns": [
+        {"name": "time", "type": "time", "unit": None},
+        {"name": "campaign", "type": "string", "unit": None},
+        {"name": "currency", "type": "string", "unit": None},
+        {"name": "spend_micros", "type": "integer", "unit": "micros"},
+        {"name": "ctr", "type": "number", "unit": "ratio"},
+    ],
+    "rows": [["2026-01-01T00:00:00Z", "spring", "EUR", 14_200_000, 0.0258]],
+    "watermark": "2026-01-01T00:00:42.500Z",
+    "provisional": True,
+    "position": {"topic": "cmis.metrics.v1", "partition": 6, "offset": 1041},
+    "from": "2026-01-01T00:00:00Z",
+    "to": "2026-01-01T00:01:00Z",
+    "step": "1m",
+}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    names = ("type", "title", "detail", "request_id")
+    error = {"type": "object", "properties": {name: {"type": "string"} for name in ("pointer", "code", "got", "expected")}}
+    properties = {
+        **{name: {"type": "string"} for name in names},
+        "status": {"type": "integer"},
+        "errors": {"type": "array", "items": error},
+    }
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"type": "object", "properties": properties}}},
+    }
+
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer.", "content": {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}},
+    400: _problem("The body is not JSON."),
+    401: _problem("No valid token or session."),
+    403: _problem("The token or session lacks the scope `read`."),
+    404: _problem("No such org, or it is not yours."),
+    413: _problem("The body is too large."),
+    422: _problem("The query cannot be answered as it is: `invalid`, `not_kept` (panes of this step do not reach back so far) or "
+                  "`too_many_rows`. `errors` names each place."),
+    503: _problem("The org's figures are being recovered; come back after Retry-After."),
+}  # fmt: skip

@@ -1,0 +1,81 @@
+"""Gateway tokens: JWTs (HS256) of five minutes, signed with a key that lives in a file of the data folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+import jwt
+
+from ..core.errors import CmisError, ConfigError
+from ..core.time import MINUTE_MS
+
+LASTS_MS = 5 * MINUTE_MS
+KEY_BYTES = 32
+_ALGORITHM, _AUDIENCE = "HS256", "cmis-gateway"
+
+
+class NotSigned(CmisError):
+    """The text is no gateway token of this installation."""
+
+
+class Signed(NamedTuple):
+    """What a gateway token says: for which session or API token it was made, and when it ends (epoch ms)."""
+
+    id: str
+    expires_at_ms: int
+
+
+class GatewayTokens:
+    """The token carries no rights: what its session or API token opens is looked up whenever it is used."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def issue(self, holder_id: str, now_ms: int, until_ms: int | None = None) -> tuple[str, int]:
+        """The token and its end in epoch ms: in five minutes, or at `until_ms` if that is sooner. Whole seconds, rounded
+        down."""
+        end_ms = now_ms + LASTS_MS if until_ms is None else min(now_ms + LASTS_MS, until_ms)
+        claims = {"sub": holder_id, "aud": _AUDIENCE, "iat": now_ms // 1000, "exp": end_ms // 1000}
+        return jwt.encode(claims, self._key, _ALGORITHM), end_ms // 1000 * 1000
+
+    def read(self, text: str) -> Signed:
+        """What it says, expired or not: the clock is the caller's. Raises NotSigned."""
+        # PyJWT would compare the times with the machine's clock.
+        options = {"require": ["sub", "exp"], "verify_exp": False, "verify_iat": False}
+        try:
+            claims = jwt.decode(text, self._key, [_ALGORITHM], audience=_AUDIENCE, options=options)  # type: ignore[arg-type]
+            return Signed(str(claims["sub"]), int(claims["exp"]) * 1000)
+        except (jwt.InvalidTokenError, ValueError) as error:
+            raise NotSigned(f"this is no gateway token of ours: {error}") from None
+
+
+def signing_key(path: Path) -> bytes:
+    """The key in this file; it is made when there is none, and only its owner can read it. ConfigError when it is damaged."""
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        key = _made(path)
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"{path}: expected a key of {KEY_BYTES} bytes, got {len(key)}; delete the file and a new one is made")
+    path.chmod(0o600)
+    return key
+
+
+def _made(path: Path) -> bytes:
+    """Written whole under another name first, then linked: of two processes that start at once, one wins and both read it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_bytes(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        pass  # the other process was first
+    finally:
+        scratch.unlink()
+    return path.read_bytes()

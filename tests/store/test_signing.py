@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jwt
+import pytest
+
+from cmis_stream.core.errors import ConfigError
+from cmis_stream.store.signing import GatewayTokens, NotSigned, Signed, signing_key
+
+NOW = 1_767_225_600_500
+KEY = bytes(range(64))
+
+
+def forged(claims: dict[str, object], key: bytes | None = KEY, algorithm: str = "HS256") -> str:
+    claims = {"sub": "s1", "aud": "cmis-gateway", "exp": NOW // 1000 + 60, **claims}
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm)
+
+
+def test_a_token_says_for_whom_it_is_and_ends_in_five_minutes() -> None:
+    signer = GatewayTokens(KEY)
+    text, end_ms = signer.issue("s1", NOW)
+    assert end_ms == NOW - 500 + 300_000 and signer.read(text) == Signed("s1", end_ms)
+    assert jwt.get_unverified_header(text)["alg"] == "HS256"
+
+
+def test_it_never_outlives_its_session() -> None:
+    text, end_ms = GatewayTokens(KEY).issue("s1", NOW, NOW + 10_900)
+    assert end_ms == NOW + 10_500 and GatewayTokens(KEY).read(text).expires_at_ms == end_ms
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "x", "a.b.c", "\udcff", "cmis_1_2",
+        forged({}, bytes(64)),
+        forged({}, KEY, "HS384"),
+        forged({}, None, "none"),
+        forged({"aud": "other"}),
+        forged({"exp": None}),
+        forged({"sub": None}),
+        forged({})[:-2],
+    ],
+)  # fmt: skip
+def test_what_we_did_not_sign_is_refused(text: str) -> None:
+    with pytest.raises(NotSigned):
+        GatewayTokens(KEY).read(text)
+
+
+def test_the_same_claims_under_our_key_are_taken() -> None:
+    assert GatewayTokens(KEY).read(forged({})) == Signed("s1", (NOW // 1000 + 60) * 1000)
+
+
+def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "gateway.key"
+    key = signing_key(path)
+    assert len(key) == 32 and signing_key(path) == key and path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+    path.chmod(0o644)
+    assert signing_key(path) == key and path.stat().st_mode & 0o777 == 0o600
+    assert signing_key(tmp_path / "other.key") != key
+
+
+def test_of_several_that_make_the_key_at_once_all_read_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(signing_key, [tmp_path / "gateway.key"] * 16))
+    assert len(keys) == 1
+
+
+def test_a_damaged_key_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "gateway.key").write_bytes(b"short")
+    with pytest.raises(ConfigError, match=r"expected a key of 32 bytes, got 5; delete"):
+        signing_key(tmp_path / "gateway.key")

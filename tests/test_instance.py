@@ -1,0 +1,87 @@
+"""An instance's life: in which order it opens and closes, and that a start that fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from cmis_stream.core.errors import CmisError, ConfigError
+from cmis_stream.instance import Instance
+from cmis_stream.settings import Settings
+from tests.e2e.support import Processes, Up, free_port
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    started = Processes(tmp_path / "processes")
+    yield started
+    started.end()
+
+
+def settings(folder: Path) -> Settings:
+    return Settings(data_dir=folder, port=free_port(), gateway_port=free_port())
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return one.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("turns", [1, 5, 50, 500])
+async def test_a_start_that_is_cancelled_gives_back_the_lock_and_the_ports(tmp_path: Path, turns: int) -> None:
+    given = settings(tmp_path)
+    starting = asyncio.create_task(Instance(given).__aenter__())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await (await starting).close()  # it was faster
+    assert is_free(given.port) and is_free(given.gateway_port or 0) and not (tmp_path / "instance.json").exists()
+    async with Instance(given) as instance:
+        assert (instance.port, instance.gateway_port) == (given.port, given.gateway_port)
+
+
+async def test_on_the_folder_of_another_process_it_does_not_start_and_keeps_no_port(tmp_path: Path, processes: Processes) -> None:
+    up = Up(processes, tmp_path / "data").ready()
+    given = settings(tmp_path / "data")
+    with pytest.raises(CmisError, match=str(up.process.popen.pid)):
+        await Instance(given).__aenter__()
+    assert is_free(given.port) and is_free(given.gateway_port or 0)
+    assert json.loads((tmp_path / "data/instance.json").read_text())["url"] == up.url
+
+
+async def test_with_a_damaged_key_it_says_so_and_keeps_no_port(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    (tmp_path / "gateway.key").write_bytes(b"?")
+    with pytest.raises(ConfigError, match=r"gateway\.key"):
+        Instance(given)
+    assert is_free(given.port)
+
+
+async def test_it_ends_while_browsers_hold_connections_open(tmp_path: Path) -> None:
+    instance = await Instance(settings(tmp_path)).__aenter__()
+    async with httpx.AsyncClient(base_url=instance.url, trust_env=False) as browser:
+        assert (await browser.get("/healthz")).status_code == 200
+        idle = await asyncio.open_connection("127.0.0.1", instance.port)
+        half = await asyncio.open_connection("127.0.0.1", instance.port)
+        half[1].write(b"POST /api/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n")
+        half[1].write(b"Content-Type: application/json\r\n\r\n{")
+        await half[1].drain()
+        sockets = [await connect(instance.gateway_url, proxy=None) for _ in range(3)]
+        await asyncio.wait_for(instance.close(), 30)
+        assert await idle[0].read() == b""
+        for one in sockets:
+            await one.wait_closed()
+            assert one.close_code == 3001  # come back later
+        assert is_free(instance.port) and is_free(instance.gateway_port)
+        idle[1].close()
+        half[1].close()
