@@ -45,11 +45,12 @@ def _end_with_parent() -> None:
 class Instance:
     """A running `cmis up`."""
 
-    def __init__(self, data_dir: Path, rules: Path | None) -> None:
+    def __init__(self, data_dir: Path, rules: Path | None, *options: str) -> None:
+        """options: further ones of `cmis up`; they win over those given here."""
         self.data_dir = data_dir
-        options = ["--data-dir", str(data_dir), "--port", "0", "--evaluate", "pane", "--no-live"]
+        options = ("--data-dir", str(data_dir), "--port", "0", "--evaluate", "pane", "--no-live", *options)
         if rules is not None:
-            options += ["--rules", str(rules)]
+            options += ("--rules", str(rules))
         self.process = subprocess.Popen(
             [*CMIS, "up", *options],
             cwd=REPOSITORY,

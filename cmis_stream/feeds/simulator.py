@@ -147,14 +147,14 @@ class Simulator:
         per_minute = 60 * IMPRESSIONS_PER_S * len(AD_SETS) * len(ADS)
         spend = round(2.2 * per_minute * SPEND_PER_IMPRESSION, 2)
         figures = (
-            ("spend", "A campaign spends far too fast", "gt", spend, "impressions", 0, "critical"),
-            ("ctr", "A campaign's click rate has dropped", "lt", CLICK_RATE / 2, "impressions", 3_000, "high"),
-            ("cpc", "A campaign's clicks have become expensive", "gt", 0.55, "impressions", 3_000, "medium"),
+            ("overspend", "spend", "A campaign spends far too fast", "gt", spend, "impressions", 0, "critical"),
+            ("click-rate-drop", "ctr", "A campaign's click rate has dropped", "lt", CLICK_RATE / 2, "impressions", 3_000, "high"),
+            ("expensive-clicks", "cpc", "A campaign's clicks have become expensive", "gt", 0.55, "impressions", 3_000, "medium"),
         )
         for org in self.orgs:
-            for metric, name, op, threshold, min_field, min_value, severity in figures:
+            for rule_id, metric, name, op, threshold, min_field, min_value, severity in figures:
                 rules.append(
-                    {"id": f"demo-{org}-{metric}", "org": org, "name": name, "campaign": None, "metric": metric,
+                    {"id": rule_id, "org": org, "name": name, "campaign": None, "metric": metric,
                      "window": "1m", "op": op, "threshold": threshold, "min_field": min_field,
                      "min_value": min_value, "severity": severity}
                 )  # fmt: skip

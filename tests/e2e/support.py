@@ -381,6 +381,6 @@ def evaluate_anew(instance: Instance) -> tuple[list[dict[str, Any]], set[tuple[A
 
 
 def without_identity(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Transitions without what only the pipeline adds to them (id, evidence) and what `evaluate_anew` adds."""
-    added = ("id", "events", "partition", "offset")
+    """Transitions without what only the pipeline adds to them (ids, evidence) and what `evaluate_anew` adds."""
+    added = ("id", "incident", "events", "partition", "offset")
     return [{name: value for name, value in line.items() if name not in added} for line in lines]

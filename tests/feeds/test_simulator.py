@@ -124,5 +124,5 @@ def test_demo_rules_have_the_flat_shape() -> None:
         "min_value",
         "severity",
     }
-    assert all(set(rule) == keys for rule in rules) and len({rule["id"] for rule in rules}) == len(rules)
+    assert all(set(rule) == keys for rule in rules) and len({(rule["org"], rule["id"]) for rule in rules}) == len(rules)
     assert all(re.fullmatch("critical|high|medium|low", rule["severity"]) for rule in rules)
