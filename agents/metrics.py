@@ -34,8 +34,9 @@ def attach(app: faust.App, runtime: Runtime) -> None:
             if tp.topic != METRICS or tp.partition in owners:
                 continue
             owner = Owner(
-                METRICS, tp.partition, runtime.new_engine(), generation=runtime.generation(), send=runtime.send, store=table.put
-            )
+                METRICS, tp.partition, runtime.new_engine(), generation=runtime.generation(), send=runtime.send, store=table.put,
+                log=runtime.log.epoch,
+            )  # fmt: skip
             await asyncio.to_thread(owner.load, table.take(tp.partition))
             owners[tp.partition] = owner
         runtime.recovered.set()

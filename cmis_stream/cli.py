@@ -292,7 +292,9 @@ def topics(data_dir: Path) -> None:
 @click.argument("topic")
 @click.option("-n", "count", default=10, show_default=True, help="How many of the newest records to show first.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with new ones as they come.")
-@click.option("--events", is_flag=True, help="Show the events of envelopes, not only what they are about.")
+@click.option(
+    "--events", is_flag=True, help="Show the events of envelopes and the rows of rollups, not only what they are about."
+)
 @DATA_DIR
 def tail(topic: str, count: int, follow: bool, events: bool, data_dir: Path) -> None:
     """Show the newest records of TOPIC as JSON lines; works beside a running instance."""

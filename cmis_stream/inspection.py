@@ -11,8 +11,9 @@ import orjson
 
 from cmis_stream.core.batch import PATH_SEPARATOR, VALUE_FIELDS
 from cmis_stream.core.errors import ConfigError, Rejected
+from cmis_stream.core.metrics import FIELDS
 from cmis_stream.core.time import rfc3339
-from cmis_stream.log import envelope
+from cmis_stream.log import envelope, rollup
 from cmis_stream.log.embedded import EmbeddedLog, Record
 from cmis_stream.log.topics import load_topics
 
@@ -64,7 +65,10 @@ def topics_table(data_dir: Path) -> str:
 
 
 def _days(retention_ms: int | None) -> str:
-    return "for ever" if retention_ms is None else f"{retention_ms / 86_400_000:g} days"
+    if retention_ms is None:
+        return "for ever"
+    days = retention_ms / 86_400_000
+    return f"{days:g} day" if days == 1 else f"{days:g} days"
 
 
 def tail_lines(data_dir: Path, topic: str, count: int, *, follow: bool, events: bool) -> Iterator[str]:
@@ -105,10 +109,36 @@ def _content(topic: str, value: bytes | None, events: bool) -> dict[str, Any]:
         return {"deleted": True}
     if topic == "cmis.metrics.v1":
         return _metrics(value, events)
+    if topic == "cmis.rollups.v1":
+        return _rollup(value, events)
     try:
         return {"value": orjson.loads(value)}
     except orjson.JSONDecodeError:
         return {"bytes": len(value)}
+
+
+def _rollup(value: bytes, rows: bool) -> dict[str, Any]:
+    try:
+        told = rollup.decode(value)
+    except Rejected as error:
+        return {"unreadable": str(error)}
+    panes = told.rollup
+    about: dict[str, Any] = {
+        "kind": "rollup", "stamp": rfc3339(told.stamp_ms), "source": list(told.source), "orgs": told.orgs,
+        "rows": len(panes.entity), "bytes": len(value),
+    }  # fmt: skip
+    if rows:
+        about["rows"] = [
+            {
+                "entity": panes.keys[panes.entity[row]],
+                "pane": rfc3339(int(panes.start_ms[row])),
+                "pane_ms": int(panes.pane_ms[row]),
+                "closed": bool(panes.closed[row]),
+                **dict(zip(FIELDS, panes.sums[:, row].tolist(), strict=True)),
+            }
+            for row in range(len(panes.entity))
+        ]
+    return about
 
 
 def _metrics(value: bytes, events: bool) -> dict[str, Any]:

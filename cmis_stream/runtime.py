@@ -1,4 +1,4 @@
-"""Everything of one instance, built once and handed on: log, Faust app, packer, tokens. No globals."""
+"""Everything of one instance, built once and handed on: log, Faust app, packer, stores, backplane. No globals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,26 +14,33 @@ from typing import Any, NamedTuple
 import faust
 import orjson
 
+from cmis_stream.backplane.memory import MemoryBackplane
 from cmis_stream.core.batch import Batch
 from cmis_stream.core.engine import Engine
 from cmis_stream.core.entities import LEVELS
 from cmis_stream.core.errors import CmisError, shown
 from cmis_stream.core.time import WINDOWS
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.live.delivery import Delivery
+from cmis_stream.live.projection import STOP_WITHIN_S, Projection
+from cmis_stream.live.snapshots import LiveSnapshots
+from cmis_stream.live.tail import LogTail
 from cmis_stream.log.embedded import EmbeddedLog, Record
-from cmis_stream.log.owner import DEAD_LETTERS, TRANSITIONS, Owner
+from cmis_stream.log.owner import DEAD_LETTERS, ROLLUPS, TRANSITIONS, Owner
 from cmis_stream.log.packer import Packer
 from cmis_stream.log.topics import load_topics, partition_for
 from cmis_stream.log.transport import PromptTableManager, broker_url
+from cmis_stream.query.datasets import Panes, Queries
 from cmis_stream.settings import Settings
+from cmis_stream.store.facts import FactStore
 from cmis_stream.store.rule_sets import RuleSetRow, RuleSetStore
 from cmis_stream.store.tokens import TokenStore
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
 RECOVERY_TIMEOUT_S = 120.0
-AGENTS = ("ingest", "metrics", "watch")
+AGENTS = ("ingest", "metrics", "deliver", "project")
 
-__all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "TRANSITIONS", "Change", "Runtime", "read_change"]
+__all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "ROLLUPS", "TRANSITIONS", "Change", "Runtime", "read_change"]
 log = logging.getLogger("cmis")
 
 
@@ -71,7 +77,6 @@ class Runtime:
         self.recovered = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ticking = True
-        self.heard_last: deque[dict[str, Any]] = deque(maxlen=200)
         self.on_transitions: list[Callable[[list[dict[str, Any]]], None]] = []
         self.packer = Packer(self._append_metrics, self.partitions, clock)
         self._nonce = secrets.token_hex(4)
@@ -89,12 +94,21 @@ class Runtime:
             TableManager=PromptTableManager,
         )
         self.log = EmbeddedLog.open(settings.log_path, sync=settings.sync)
+        self.tail = LogTail(settings.log_path, self.partitions)
+        self.facts = FactStore(settings.data_dir / "store.db")
+        self.backplane = MemoryBackplane(self.log.epoch, self.tail.place, self.tail.read, self.tail.moment)
+        self.delivery = Delivery(self.backplane, self.heard)
+        self.projection = Projection(self.facts, self.log.epoch, lambda: self.guard("project"), clock)
+        self.snapshots = LiveSnapshots(self.owner_of, self.facts, self.tail.place, self.log.epoch)
+        self.queries = Queries({"panes": Panes(self.owner_of, clock)})
         attach_agents(self.app, self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Returns when the state is recovered and records flow."""
+        await self.delivery.begin(self.tail, self.partitions)
+        await self.projection.begin()
         await self.app.start()
         recovered: asyncio.Future[Any] = asyncio.ensure_future(self.recovered.wait())
         await asyncio.wait([recovered, self.failed], return_when=asyncio.FIRST_COMPLETED, timeout=RECOVERY_TIMEOUT_S)
@@ -119,9 +133,11 @@ class Runtime:
                     await owner.checkpoint(wait=True)
         finally:
             await self.app.stop()
+            await self.projection.settled(STOP_WITHIN_S)
+            await asyncio.to_thread(self.tail.close)
             await self.log.aclose()
-            self.tokens.close()
-            self.rule_sets.close()
+            for store in (self.facts, self.rule_sets, self.tokens):
+                store.close()
 
     @contextmanager
     def guard(self, where: str) -> Iterator[None]:
@@ -168,6 +184,10 @@ class Runtime:
             yield from records
             offset = records[-1].offset + 1
 
+    def owner_of(self, org: str) -> Owner | None:
+        """The owner of an org's partition, when it is in this process."""
+        return self.owners.get(partition_for(org.encode(), self.partitions))
+
     def new_engine(self) -> Engine:
         return Engine(LEVELS, live_windows=tuple(WINDOWS.values()))
 
@@ -189,7 +209,7 @@ class Runtime:
         await (await self.send(DEAD_LETTERS, position[1], orjson.dumps(body)))
 
     def heard(self, transitions: list[dict[str, Any]]) -> None:
-        self.heard_last.extend(transitions)
+        """Tells those in this process who listen (the terminal view)."""
         for listener in self.on_transitions:
             listener(transitions)
 

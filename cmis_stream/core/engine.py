@@ -19,6 +19,7 @@ from cmis_stream.core.batch import Batch, Int64
 from cmis_stream.core.conditions import RuleBook, Transitions
 from cmis_stream.core.dedup import Seen
 from cmis_stream.core.entities import LEVELS, Entities
+from cmis_stream.core.ids import incident_key
 from cmis_stream.core.metrics import FIELDS
 from cmis_stream.core.rules import Rule
 from cmis_stream.core.time import FUTURE_MS, IDLE_MS, WINDOWS, Window
@@ -231,6 +232,7 @@ class Engine:
 
 def transition_lines(engine: Engine, step: Step) -> list[dict[str, Any]]:
     """A step's transitions as plain objects: org, rule, the entity, at (ms), state, value and the window's exact sums.
+    `key` is the same for all transitions of a rule and an entity.
 
     Ordered by (at, org, rule, entity), whatever the order in which rules were compiled: the same record gives the same
     lines before and after a recovery, and their index in it is an identity.
@@ -243,10 +245,12 @@ def transition_lines(engine: Engine, step: Step) -> list[dict[str, Any]]:
         )
         for i, (rule, row, firing, at_ms, value) in enumerate(columns):
             entity = engine.entities.entity(row)
+            rule_id = rules.rule_id(rule)
             lines.append(
                 {
+                    "key": incident_key(entity.org, rule_id, entity.level, entity[2:8]),
                     "org": entity.org,
-                    "rule": rules.rule_id(rule),
+                    "rule": rule_id,
                     "severity": rules.severity(rule),
                     "level": entity.level,
                     "currency": entity.currency,

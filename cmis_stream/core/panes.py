@@ -111,9 +111,23 @@ class Pane:
 
     def of(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int32, Int64]:
         """Leaves int32[k] and sums int64[6, k] of the leaves whose flag in `chosen` (by leaf number) is set."""
-        leaves = self.leaves()
-        mask = chosen[leaves]
-        return (leaves, self.sums()) if mask.all() else (leaves[mask], self.sums()[:, mask])
+        return self.where(chosen[self.leaves()])
+
+    def where(self, own: npt.NDArray[np.bool_]) -> tuple[Int32, Int64]:
+        """Leaves int32[k] and sums int64[6, k] of the leaves whose flag (in the order of `leaves`) is set."""
+        places = np.flatnonzero(own)
+        if len(places) == self._count:
+            return self.leaves(), self.sums()
+        if self._packed is None:
+            return self._leaves[places], self._sums.take(places, axis=1)
+        sums = np.empty((len(FIELDS), len(places)), np.int64)
+        for row, column in zip(sums, self._packed, strict=True):
+            row[:] = column[places]
+        return self._leaves[places], sums
+
+    def frozen(self) -> tuple[Int32, Int64 | list[npt.NDArray[Any]]]:
+        """Leaves int32[k] and the six fields [k] as they are now, for another thread: later additions do not change them."""
+        return self.leaves(), self._sums[:, : self._count].copy() if self._packed is None else self._packed
 
     def pack(self) -> None:
         """Lets go of what only filling needs. A packed pane can still be added to; it unpacks by itself."""

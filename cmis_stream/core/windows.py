@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,8 @@ class Windows:
         self.newest = np.full(64, NEVER, np.int64)  # per org: the largest event time, ms
         self.unjudged: dict[Window, set[int]] = {}  # closed view: entities to judge at their window's next pane
         self.late_events = 0
+        self.untold: dict[tuple[int, int], Flags] | None = None
+        """(resolution, pane) -> orgs (bool) for which it has changed or closed since `Rollups` told it; None: nobody asks."""
         self.judged_levels: tuple[int, ...] = tuple(range(len(entities.levels)))
         """Places in `entities.levels`: entities of other levels have sums, but nobody asks when they change."""
 
@@ -121,7 +124,7 @@ class Windows:
                 on_time = ~late
                 late &= ~too_late
                 late_parts = (pane[late], leaves[late], values[:, late], open_from[late])
-                pane, leaves, values = pane[on_time], leaves[on_time], values[:, on_time]
+                pane, leaves, values, org = pane[on_time], leaves[on_time], values[:, on_time], org[on_time]
             else:
                 late = None
             too_late = too_late if too_late.any() else None
@@ -130,6 +133,7 @@ class Windows:
             chosen = slice(None) if number is None else pane == number
             index = int(pane[0]) if number is None else number
             self.panes[0].setdefault(index, Pane()).add(leaves[chosen], values[:, chosen])
+            self._mark(0, index, org[chosen])
         self.live.add(leaves, values)
         if late is None:
             return list(self._close(target, None)), too_late
@@ -145,6 +149,17 @@ class Windows:
         padded[: len(watermark_ms)] = watermark_ms
         self.newest = np.where(known, np.maximum(self.newest, padded + LATENESS_MS), self.newest)
         return list(self._close(np.maximum(_last_closed(self.newest), self.closed.head), None))
+
+    def _mark(self, level: int, number: int, orgs: npt.NDArray[Any]) -> None:
+        """A pane is to be told anew for these orgs (numbers, or a flag for each)."""
+        if self.untold is not None:
+            flags = self.untold.get((level, number))
+            if flags is None or len(flags) < len(self.newest):
+                flags = self.untold[level, number] = grown(np.zeros(0, bool) if flags is None else flags, len(self.newest))
+            if orgs.dtype == np.bool_:
+                np.logical_or(flags[: len(orgs)], orgs, out=flags[: len(orgs)])
+            else:
+                flags[orgs] = True
 
     def _make_room(self) -> None:
         self.live.make_room()
@@ -236,6 +251,7 @@ class Windows:
         if fresh is not None:
             leaves, sums = fresh.of(leaf_flags)
             self.closed.add(leaves, sums)
+            self._mark(0, number, chosen)
         for coarse in range(1, len(UNITS)):
             if (number + 1) % UNITS[coarse]:
                 break
@@ -302,12 +318,17 @@ class Windows:
         """Adds late events to every pane that is already made of theirs and to both views."""
         org = self.entities.leaf_org[leaves]
         closed = self.closed.head[org]
-        for store, unit, kept in zip(self.panes, UNITS, KEPT, strict=True):
+        oldest = np.full(len(pane), -NEVER)  # the first pane of 10 s that is kept in a finer resolution than the one in turn
+        for level, (store, unit, kept) in enumerate(zip(self.panes, UNITS, KEPT, strict=True)):
             index = pane // unit
             belongs = (index * unit + unit - 1 <= closed) & (index > closed // unit - kept)
             for number in np.unique(index[belongs]).tolist():
                 chosen = belongs & (index == number)
                 store.setdefault(number, Pane()).add(leaves[chosen], values[:, chosen])
+                # A coarser pane is told once the finer ones that it begins with are gone.
+                if (chosen := chosen & (number * unit < oldest)).any():
+                    self._mark(level, number, org[chosen])
+            oldest = (closed // unit - kept + 1) * unit
         for view in (self.live, self.closed):
             view.add(leaves, values)
             head = view.head[org]
@@ -383,10 +404,11 @@ class Windows:
             heads = np.minimum(heads, self.live.head[: len(heads)])
         heads = heads[heads != NEVER]
         slowest, fastest = int(heads.min()), int(heads.max())
-        for store, unit, kept in zip(self.panes, UNITS, KEPT, strict=True):
+        waiting = self.untold or {}
+        for level, (store, unit, kept) in enumerate(zip(self.panes, UNITS, KEPT, strict=True)):
             # One pane more than the longest window: the live view drops a pane when it is about to leave.
             oldest = slowest // unit - kept - 1
-            for number in [n for n in store if n < oldest]:
+            for number in [n for n in store if n < oldest and (level, n) not in waiting]:
                 del store[number]
             for number, pane in store.items():
                 if number * unit + unit - 1 <= max(slowest - 2, fastest - KEPT[0]):

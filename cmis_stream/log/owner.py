@@ -18,12 +18,16 @@ from cmis_stream.core.batch import PATH_SEPARATOR, Batch
 from cmis_stream.core.engine import Engine, Step, transition_lines
 from cmis_stream.core.entities import Entities, Entity
 from cmis_stream.core.errors import Rejected, shown
+from cmis_stream.core.incidents import OpenIncidents
+from cmis_stream.core.rollups import Rollups
 from cmis_stream.core.rules import Rule, parse_rule
-from cmis_stream.log import envelope
+from cmis_stream.log import envelope, rollup
 from cmis_stream.log.checkpoint import CheckpointWriter, Write, recover
 
 CHECKPOINT_RECORDS = 20
 CHECKPOINT_S = 1.0
+ROLLUP_MS = 250
+"""Of stamps: a record in another such stretch than the last rollup's leads to the next one."""
 MOST_HELD = 400
 """Records applied and not yet acked; beyond this applying waits for the checkpoint under way."""
 
@@ -32,19 +36,28 @@ Send = Callable[[str, int, bytes], Awaitable[Awaitable[Any]]]
 Store = Callable[[int, list[Write]], Awaitable[list[Awaitable[Any]]]]
 
 _PATH_FIELDS = ("org", "currency", "platform", "account", "campaign", "ad_set", "ad")
-TRANSITIONS, DEAD_LETTERS = "cmis.transitions.v1", "cmis.dead_letters.v1"
+TRANSITIONS, ROLLUPS, DEAD_LETTERS = "cmis.transitions.v1", "cmis.rollups.v1", "cmis.dead_letters.v1"
 
 
 class Owner:
     """Applies the records of one partition of a source topic and keeps its state safe."""
 
-    def __init__(self, topic: str, partition: int, engine: Engine, *, generation: str, send: Send, store: Store) -> None:
+    def __init__(
+        self, topic: str, partition: int, engine: Engine, *, generation: str, send: Send, store: Store, log: str = ""
+    ) -> None:
+        """log: identity of the log that offsets count in; incidents of another one have other ids."""
         self.topic, self.partition, self.engine = topic, partition, engine
-        self.position = -1
+        self.position = self.begun = -1
+        """Offset of the newest record whose outputs are sent; of the newest that the engine has taken."""
         self.applied_at = time.monotonic()
         self._generation = generation
         self._send, self._store = send, store
         self._writer = CheckpointWriter(generation)
+        self._incidents = OpenIncidents(log)
+        self._rollups = Rollups(engine.windows)
+        self._stamp_ms = 0
+        self._rolled_up_ms = -ROLLUP_MS  # the stamp that the last rollup was told at
+        self._rolling_up = asyncio.Lock()
         self._stale_keys: list[bytes] = []
         self._leaves_stored = 0
         self._outputs: list[Awaitable[Any]] = []
@@ -59,14 +72,15 @@ class Owner:
         self._stale_keys = recovered.stale_keys
         if recovered.items:
             state.restore(self.engine, recovered.items)
-            self.position = recovered.position
+            self._incidents.restore(recovered.items)
+            self.position = self.begun = recovered.position
 
     async def apply(self, offset: int, value: bytes | None, ack: Callable[[], Any]) -> Step | None:
         """Applies the record at `offset`; `ack` is called once its effects are safe. None: it was applied before."""
         if offset <= self.position:
             ack()
             return None
-        self._applying = True
+        self._applying, self.begun = True, offset
         step = await self._apply(offset, value or b"")
         # Only now: state, position and outputs belong together, and sending outputs may wait. (An exception above leaves
         # the flag set: a state that is half of a record is never saved, the process ends.)
@@ -74,6 +88,8 @@ class Owner:
         self._held.append(ack)
         self._applying = False
         self.applied_at = time.monotonic()
+        if self._stamp_ms // ROLLUP_MS != self._rolled_up_ms // ROLLUP_MS:
+            await self._roll_up()
         if len(self._held) >= CHECKPOINT_RECORDS or self.applied_at - self._checkpointed_at >= CHECKPOINT_S:
             await self.checkpoint()
         if len(self._held) >= MOST_HELD and self._saving is not None:
@@ -86,6 +102,7 @@ class Owner:
         except Rejected as error:
             await self._dead_letter(offset, [{**error.as_dict(), "record": shown(value, 400)}])
             return Step()
+        self._stamp_ms = record.stamp_ms
         batch: Batch | None = None
         match record:
             case envelope.Events(stamp_ms, events):
@@ -109,8 +126,20 @@ class Owner:
             _add_evidence(self.engine.entities, lines, batch)
         for index, line in enumerate(lines):
             line["id"] = f"{self.topic}/{self.partition}/{offset}/{index}"
+        self._incidents.name(lines)
         body = {"source": [self.topic, self.partition, offset], "stamp": stamp_ms, "transitions": lines}
         self._outputs.append(await self._send(TRANSITIONS, self.partition, orjson.dumps(body)))
+
+    async def _roll_up(self) -> None:
+        """Tells what panes have changed since the last rollup, at the position as it is now. One at a time: consumers pass
+        positions, so rollups are sent in their order, and no position is told twice."""
+        async with self._rolling_up:
+            rolled_up = None if self._applying else self._rollups.take()
+            if rolled_up is not None:
+                self._rolled_up_ms = self._stamp_ms
+                source = (self.topic, self.partition, self.position)
+                body = rollup.encode(source, self._stamp_ms, rolled_up)
+                self._outputs.append(await self._send(ROLLUPS, self.partition, body))
 
     async def _dead_letter(self, offset: int, reasons: list[dict[str, Any]]) -> None:
         body = {"source": [self.topic, self.partition, offset], "reasons": reasons}
@@ -131,20 +160,29 @@ class Owner:
         """Begins a checkpoint of the state as it is now, unless one is under way. wait: until all that is applied is safe."""
         if self._saving is not None and wait:
             await self._saving
-        if self._held and not self._applying and (self._saving is None or self._saving.done()):
+        if self._may_save():
+            await self._roll_up()
+        # A record that was applied while the rollup was being sent has to be told, too, before there is a state with it.
+        if self._may_save() and not self._rollups.pending:
             if self._saving is not None:
                 self._saving.result()
-            changed = state.changed(self.engine, self._leaves_stored)
+            changed = state.changed(self.engine, self._leaves_stored) | self._incidents.changed()
             self._leaves_stored = self.engine.entities.leaves
-            writes = self._writer.write(
-                self.position, changed, state.keys(self.engine), lambda key: state.export(self.engine, key)
-            )
+            keys = state.keys(self.engine) | self._incidents.keys()
+            writes = self._writer.write(self.position, changed, keys, self._export)
             outputs, self._outputs = self._outputs, []
             held, self._held = self._held, []
             self._checkpointed_at = time.monotonic()
             self._saving = asyncio.ensure_future(self._save(outputs, writes, held))
         if wait and self._saving is not None:
             await self._saving
+
+    def _may_save(self) -> bool:
+        return bool(self._held) and not self._applying and (self._saving is None or self._saving.done())
+
+    def _export(self, key: str) -> Any:
+        chunk = self._incidents.export(key)
+        return state.export(self.engine, key) if chunk is None else chunk
 
     async def _save(self, outputs: list[Awaitable[Any]], writes: list[Write], held: list[Callable[[], Any]]) -> None:
         await asyncio.gather(*outputs)

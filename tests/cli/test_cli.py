@@ -260,6 +260,9 @@ def test_topics_and_tail_work_beside_a_running_instance(processes: Processes, tm
     assert tail.popen.returncode == 0
     found = [orjson.loads(line) for line in tail.text.splitlines()]
     assert 1 <= len(found) <= 3 and all({"partition", "offset", "at", "kind"} <= set(line) for line in found)
+    told = done(processes, "tail", "cmis.rollups.v1", "-n", 1, "--events", "--data-dir", data_dir)
+    (rollup,) = [orjson.loads(line) for line in told.text.splitlines()]
+    assert rollup["kind"] == "rollup" and {"entity", "pane", "closed", "impressions"} <= set(rollup["rows"][0])
     assert "there are: " in a_sentence(done(processes, "tail", "no.such.topic", "--data-dir", data_dir))
     topics = done(processes, "topics", "--data-dir", data_dir)
     row = next(line for line in topics.text.splitlines() if line.startswith("cmis.metrics.v1")).split()
