@@ -29,6 +29,8 @@ ROWS = (
     Row("judging, 1,000,000 rules", "rules", "bench.judging", "rules1m", 0),
     Row("pipeline", "pipeline", "bench.pipeline", "ingest"),
     Row("recovery", "recovery", "bench.pipeline", "recovery"),
+    Row("event to alert", "latency", "bench.latency", "alert", 0),
+    Row("event to page", "latency", "bench.latency", "browser", 0),
     Row("fan-out, 200 clients", "fanout", "bench.fanout", "gateway200", 0),
     Row("fan-out, 1,000 clients", "fanout", "bench.fanout", "gateway1000", 0),
     Row("fan-out, 1,000, 8 at once", "fanout", "bench.fanout", "gateway1000burst", 0),
@@ -69,6 +71,8 @@ TARGETS = (
         "1,000,000 rules against 100, judging", "judging, 1,000,000 rules", "judging, 100 rules", 8, 2, "ms_per_judgement", True
     ),
     Target("pipeline, against bytewax by lines", "pipeline", "bytewax lines", 5 * 150 / 700, 8 * 300 / 1000),
+    Target("event to alert at a client, 20,000 events a second, p50 ms", "event to alert", "", 40, 15, "p50_ms", True),
+    Target("the same, p99 ms", "event to alert", "", 150, 60, "p99_ms", True),
     Target("fan-out to 1,000 clients, µs of CPU a message", "fan-out, 1,000 clients", "", 8, 5, "us_per_message", True),
     Target(
         "fan-out to 1,000 clients, against websockets.broadcast",
