@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from faust.transport import base
@@ -13,6 +13,7 @@ from faust.types.enums import ProcessingGuarantee
 from cmis_stream.core.errors import ConfigError
 from cmis_stream.log.drain import DirectDrain
 from cmis_stream.log.embedded import EmbeddedLog, LogClosed, Record
+from cmis_stream.log.recovery import require_table_manager
 from cmis_stream.log.topics import partition_for
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 FETCH_RECORDS = 4_000  # a fetch takes at most so many records of a partition, unless broker_max_poll_records says
 FETCH_BYTES = 4 << 20  # … and about so many bytes over all partitions: a few milliseconds of the loop's time
 FETCH_BYTES_PARTITION = 256 << 10  # … but this much of each, however many there are
-HOLD_POLL_S = 0.01
-RECOVERY_TURNS = 20
 
 
 class EmbeddedConsumer(DirectDrain, base.Consumer):
@@ -46,6 +45,7 @@ class EmbeddedConsumer(DirectDrain, base.Consumer):
         guarantee: Any = self.app.conf.processing_guarantee  # Faust declares the setting as the enum's class
         if guarantee is ProcessingGuarantee.EXACTLY_ONCE:
             raise ConfigError("processing_guarantee: got exactly_once, expected at_least_once (checkpoints make it exact)")
+        require_table_manager(self.app)
         await super().on_start()
         self.embedded = self.transport.open_log()
         self.embedded.listen(self.fetch_wake.set)
@@ -119,36 +119,19 @@ class EmbeddedConsumer(DirectDrain, base.Consumer):
     # -- fetching -----------------------------------------------------------------------------------------------------
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Record]]:
-        """Return the next records of the active partitions, waiting at most ``timeout`` seconds for the first.
-
-        While the app rebalances only changelogs are read. Recovery resumes the source partitions, then seeks them to
-        the committed offsets, then clears the agents' queues: a record fetched before that is lost (Faust issue 596).
-        """
+        """Return the next records of the active partitions, waiting at most ``timeout`` seconds for the first."""
         deadline = self.loop.time() + timeout
-        if self.app.rebalancing:
-            # Recovery starts the fetcher and only then waits for the signal that it is complete. A small changelog
-            # can be read and applied before it waits, and it would wait for ever: let it come that far.
-            for _ in range(RECOVERY_TURNS):
-                await asyncio.sleep(0)
         while self.flow_active and not self.should_stop:
-            rebalancing = self.app.rebalancing
-            records = self._read(self._assignment if active_partitions is None else active_partitions, rebalancing)
+            records = self._read(self._assignment if active_partitions is None else active_partitions)
             left = deadline - self.loop.time()
             if records or left <= 0:
                 return records
-            # The end of a rebalance is not announced, so look again soon.
-            await self.wait_for_wake(min(left, HOLD_POLL_S) if rebalancing else left)
+            await self.wait_for_wake(left)
         return {}
 
-    def _read(self, active: Iterable[TP], only_changelogs: bool) -> dict[TP, list[Record]]:
+    def _read(self, active: Iterable[TP]) -> dict[TP, list[Record]]:
         log = self._log()
-        behind = sorted(
-            tp
-            for tp in active
-            if tp in self._position
-            and self._position[tp] < log.highwater(*tp)
-            and (not only_changelogs or self._is_changelog_tp(tp))
-        )
+        behind = sorted(tp for tp in active if tp in self._position and self._position[tp] < log.highwater(*tp))
         if not behind:
             return {}
         # Each fetch begins with the next partition and gives every partition its share, so none starves.
@@ -168,6 +151,18 @@ class EmbeddedConsumer(DirectDrain, base.Consumer):
             if budget <= 0:
                 break
         return records
+
+    async def read_changelog(self, tp: TP) -> AsyncIterator[list[ConsumerMessage]]:
+        """All records of a partition up to the end that it has now."""
+        log = self._log()
+        position, end = log.earliest(*tp), log.highwater(*tp)
+        while position < end:
+            found = log.read(*tp, position, FETCH_RECORDS, FETCH_BYTES)
+            if not found:
+                return  # compaction left nothing up to the end
+            position = found[-1].offset + 1
+            yield [self._to_message(tp, record) for record in found]
+            await asyncio.sleep(0)
 
     def _to_message(self, tp: TP, record: Record) -> ConsumerMessage:
         return ConsumerMessage(

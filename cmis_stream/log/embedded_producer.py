@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from faust.topics import Topic
 from faust.transport import base
-from faust.transport.producer import ProducerBuffer
 from faust.types import TP, RecordMetadata
 from faust.types.core import HeadersArg
 from faust.types.tuples import FutureMessage
-from mode import Service
 from mode.utils.times import Seconds, want_seconds
 
 from cmis_stream.core.errors import ConfigError
+from cmis_stream.log.buffer import SendBuffer
 from cmis_stream.log.embedded import EmbeddedLog, LogClosed, LogError
 from cmis_stream.log.topics import partition_for
 
@@ -26,33 +25,10 @@ if TYPE_CHECKING:
 PENDING_BYTES = 64 << 20  # senders wait while more than this is not durable yet
 
 
-class EmbeddedBuffer(ProducerBuffer):
+class EmbeddedBuffer(SendBuffer):
     """Messages sent before the producer runs; later ones go straight to the log. Back-pressure comes from the log."""
 
     producer: EmbeddedProducer
-    _in_hand = 0
-
-    @Service.task
-    async def _handle_pending(self) -> None:
-        while not self.should_stop:
-            await self._send(await self.pending.get())
-
-    async def flush(self) -> None:
-        """Send everything; Faust's gives up after 0.1 s without progress, and overlooks the message in hand."""
-        while self.size or self._in_hand:
-            if self.size:
-                await self._send(self.pending.get_nowait())
-            else:
-                self.message_sent.clear()
-                await self.message_sent.wait()
-
-    async def _send(self, message: FutureMessage) -> None:
-        self._in_hand += 1
-        try:
-            await self._send_pending(message)
-        finally:
-            self._in_hand -= 1
-            self.message_sent.set()
 
     async def wait_until_ebb(self) -> None:
         """Hold deliveries to agents back while too much is not durable."""

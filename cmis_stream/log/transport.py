@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from faust.tables import TableManager
 from faust.topics import Topic
 from faust.transport import base, drivers
 from faust.transport.conductor import Conductor
@@ -20,29 +19,16 @@ from cmis_stream.core.errors import ConfigError
 from cmis_stream.log.embedded import EmbeddedLog
 from cmis_stream.log.embedded_consumer import EmbeddedConsumer
 from cmis_stream.log.embedded_producer import EmbeddedProducer
+from cmis_stream.log.recovery import PromptTableManager
 from cmis_stream.log.topics import TopicSpec, load_topics
 
+__all__ = ["EmbeddedConductor", "PromptTableManager", "Transport", "broker_url"]
 RESUBSCRIBE_AFTER_S = 1.0
 
 
 def broker_url(path: Path, *, sync: str = "normal") -> str:
     """Return the broker URL of the log at a path."""
     return f"embedded://{quote(str(path.absolute()))}?sync={sync}"
-
-
-class PromptTableManager(TableManager):
-    """Faust's, without its fixed second of sleep at start: ``App(..., TableManager=PromptTableManager)``.
-
-    The sleep gives agents time to start and tables time to be declared. Agents are started before tables are (the
-    boot strategy's order), which is awaited here instead, and all our tables are declared before the app starts.
-    """
-
-    async def on_start(self) -> None:
-        """Register the tables and start recovery."""
-        await self.app.agents.wait_until_agents_started()
-        if not self.should_stop:
-            await self._update_channels()
-            await self.recovery.start()
 
 
 class EmbeddedConductor(Conductor):

@@ -1,0 +1,271 @@
+"""Runs a real Apache Kafka on this machine for tests and trials: one node, KRaft, loopback only, from Maven's artifacts.
+
+    python scripts/kafka.py --data DIR      runs until Ctrl-C and prints the broker URL; DIR keeps the data for the next time
+
+The jars are resolved once by Maven's ordinary client into .cache/kafka/VERSION. Needs Java 17 and Maven, nothing else.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+
+VERSION = "4.3.1"
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "kafka"
+READY_S = 90
+"""A busy machine may take long; alone it is ready within 4 s."""
+
+_JVM = ["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true"]
+_QUIET = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
+
+_POM = f"""<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>cmis-stream</groupId>
+  <artifactId>kafka-for-tests</artifactId>
+  <version>1</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""
+
+# One node, quick to start and to rebalance, and strict where a test should notice: no topic appears by itself.
+_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+log.dirs={data}/logs
+auto.create.topics.enable=false
+num.network.threads=2
+num.io.threads=2
+background.threads=2
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+log.cleaner.backoff.ms=200
+log.cleaner.dedupe.buffer.size=8388608
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+"""
+
+
+class KafkaError(Exception):
+    """One sentence for whoever wanted to run it."""
+
+
+def classpath() -> str:
+    """The jars, fetched if they are not here yet."""
+    jars = CACHE / VERSION
+    if not jars.is_dir():
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise KafkaError("Maven (mvn) is needed once to fetch Apache Kafka's jars; on Debian: apt-get install maven")
+        _java()
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            (Path(folder) / "pom.xml").write_text(_POM)
+            done = subprocess.run(
+                [maven, "-q", "-B", "-ntp", "dependency:copy-dependencies", "-DoutputDirectory=jars", "-DincludeScope=runtime"],
+                cwd=folder, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+                raise KafkaError(f"Maven could not fetch Apache Kafka {VERSION}: {said[0] if said else 'it said nothing'}")
+            try:
+                os.rename(Path(folder) / "jars", jars)
+            except OSError:
+                if not jars.is_dir():  # a neighbour who fetched them at the same time is fine
+                    raise
+    return str(jars / "*")
+
+
+def _java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise KafkaError("Java 17 or newer is needed to run Apache Kafka; on Debian: apt-get install default-jre-headless")
+    return java
+
+
+class Kafka:
+    """A broker on a folder: `with Kafka(folder) as kafka: kafka.url`. It keeps its port over restarts.
+
+    settings: lines of server.properties that replace or add to the usual ones.
+    """
+
+    def __init__(self, data: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+        self.data = data.absolute()
+        self.port = port or free_port()
+        self._controller = free_port()
+        self._settings = dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """For Faust's and our `broker` settings."""
+        return f"kafka://{self.bootstrap}"
+
+    @property
+    def output(self) -> Path:
+        """Warnings and errors of the broker."""
+        return self.data / "broker.log"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def __enter__(self) -> Kafka:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Returns when it serves clients; raises KafkaError with its last words when it does not."""
+        if self._process is not None:
+            raise KafkaError("the broker is running already")
+        java, jars = _java(), classpath()
+        self.data.mkdir(parents=True, exist_ok=True)
+        properties = self.data / "server.properties"
+        lines = _PROPERTIES.format(port=self.port, controller=self._controller, data=self.data)
+        properties.write_text(lines + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
+        if not (self.data / "logs" / "meta.properties").exists():
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            arguments = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+            done = subprocess.run([java, *_JVM, *_QUIET, "-cp", jars, *arguments], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise KafkaError(f"Kafka could not format {self.data}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [java, *_JVM, *_QUIET, "-cp", jars, "kafka.Kafka", str(properties)],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._wait_until_ready(self._process)
+
+    def stop(self) -> None:
+        """Ends it as an operator would (SIGTERM); its data stays."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stops it and starts it again on the same data and port."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nobody answers."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._running().send_signal(signal.SIGCONT)
+
+    def memory_mb(self) -> int:
+        """Resident memory (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise KafkaError("the broker is not running")
+        return self._process
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        give_up_at = time.monotonic() + READY_S
+        while not serves(self.port):
+            ended = process.poll() is not None
+            if ended or time.monotonic() > give_up_at:
+                self.kill()
+                why = f"ended with {process.returncode}" if ended else f"did not answer within {READY_S} s"
+                last = self.output.read_text(errors="replace").strip().splitlines()[-5:]
+                raise KafkaError(f"Kafka {why}; {self.output} ends with: " + " | ".join(last))
+            time.sleep(0.05)
+
+
+def serves(port: int) -> bool:
+    """Whether a broker answers here: an ApiVersions request, the first that any client sends."""
+    request = b"\x00\x12\x00\x00" + b"\x00\x00\x00\x01" + b"\x00\x05ready"  # key 18, version 0, correlation 1, client id
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(len(request).to_bytes(4, "big") + request)
+            answer = connection.recv(8)
+    except OSError:
+        return False
+    return answer[4:] == b"\x00\x00\x00\x01"
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below those that the system gives to clients (a restart must find it free)."""
+    for _ in range(200):
+        port = 20_000 + int.from_bytes(os.urandom(2), "big") % 12_000
+        with socket.socket() as candidate:
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise KafkaError("no free port found between 20000 and 32000")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A real Apache Kafka on loopback, until Ctrl-C.")
+    parser.add_argument("--data", type=Path, help="folder for its data; a scratch folder if not given")
+    parser.add_argument("--port", type=int, default=0, help="any free one if not given")
+    given = parser.parse_args()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with tempfile.TemporaryDirectory(prefix="kafka-") as scratch:
+        started = time.monotonic()
+        try:
+            with Kafka(given.data or Path(scratch), port=given.port) as kafka:
+                print(f"Apache Kafka {VERSION} is ready after {time.monotonic() - started:.1f} s: {kafka.url}", flush=True)
+                print(f"  {kafka.memory_mb()} MB; its warnings: {kafka.output}; Ctrl-C ends it", flush=True)
+                stop.wait()
+        except KafkaError as error:
+            sys.exit(f"kafka: {error}")
+
+
+if __name__ == "__main__":
+    main()
