@@ -63,6 +63,7 @@ def attach(app: faust.App, runtime: Runtime) -> None:
     async def save() -> None:
         for owner in [] if runtime.failed.done() else list(owners.values()):
             with runtime.guard("checkpoint"):
+                await owner.tell_if_quiet()
                 await owner.save_if_due()
 
     @app.timer(interval=TICK_S, name="ticks")  # type: ignore[untyped-decorator]

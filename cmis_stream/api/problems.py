@@ -22,8 +22,8 @@ Codes besides those of `core.errors`, one published enumeration, never renamed:
 from __future__ import annotations
 
 import logging
+import random
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,7 +137,7 @@ class RequestIds:
             await self.app(scope, receive, send)
             return
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"request-id"), "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:

@@ -38,6 +38,8 @@ class Step:
     transitions: list[Transitions] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
     """(event index in the batch, code)."""
+    leaves: Int64 | None = None
+    """Leaf numbers int64[n] of the batch's rows, those of refused and repeated events included."""
     accepted: int = 0
     duplicates: int = 0
     late: int = 0
@@ -73,7 +75,7 @@ class Engine:
         """Takes a batch that arrived at `now_ms` (its stamp, epoch ms)."""
         step = Step()
         self._advance_clock(now_ms)
-        leaves = self.entities.numbers(batch.paths)[batch.leaf]
+        leaves = step.leaves = self.entities.numbers(batch.paths)[batch.leaf]
         event_new = self._first_times(batch, step)
         ts_ms, values = batch.ts_ms, batch.values
         events = batch.event

@@ -113,6 +113,11 @@ class Pane:
         """Leaves int32[k] and sums int64[6, k] of the leaves whose flag in `chosen` (by leaf number) is set."""
         return self.where(chosen[self.leaves()])
 
+    def leaves_of(self, chosen: npt.NDArray[np.bool_]) -> Int32:
+        """The leaves of `of` without their sums."""
+        leaves = self.leaves()
+        return leaves[chosen[leaves]]
+
     def where(self, own: npt.NDArray[np.bool_]) -> tuple[Int32, Int64]:
         """Leaves int32[k] and sums int64[6, k] of the leaves whose flag (in the order of `leaves`) is set."""
         places = np.flatnonzero(own)

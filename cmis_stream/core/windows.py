@@ -263,7 +263,7 @@ class Windows:
             if old is not None and number % unit == 0:
                 self.closed.drop(window, *old.of(leaf_flags))
             if (number + 1) % unit == 0:
-                touched = [pane.of(leaf_flags)[0] for pane in (store.get(index), old) if pane is not None]
+                touched = [pane.leaves_of(leaf_flags) for pane in (store.get(index), old) if pane is not None]
                 yield from self._judge_closed(window, touched, chosen, (number + 1) * PANE_MS)
 
     def _fill_coarse(self, coarse: int, index: int, leaf_flags: Flags) -> None:

@@ -11,6 +11,7 @@ the column, times as distances from the first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 from operator import index
 from typing import Any
 
@@ -132,6 +133,6 @@ def _batch(raw: dict[str, Any]) -> Batch:
     for pointer, end in ((batch.leaf, len(batch.paths)), (batch.event, events)):
         if n and not (pointer.min() >= 0 and pointer.max() < end):
             raise ValueError("an index points outside its list")
-    if not all(path.count(PATH_SEPARATOR) == _PATH_SEPARATORS for path in batch.paths):
+    if set(map(str.count, batch.paths, repeat(PATH_SEPARATOR))) - {_PATH_SEPARATORS}:
         raise ValueError("a path of another length")
     return batch

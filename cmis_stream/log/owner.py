@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from cmis_stream.core import state
-from cmis_stream.core.batch import PATH_SEPARATOR, Batch
+from cmis_stream.core.batch import PATH_SEPARATOR, Batch, Int64
 from cmis_stream.core.engine import Engine, Step, transition_lines
 from cmis_stream.core.entities import Entities, Entity
 from cmis_stream.core.errors import Rejected, shown
@@ -117,13 +117,14 @@ class Owner:
                 if refused:
                     await self._dead_letter(offset, [{"org": org, **reason} for reason in refused])
         if step.changes:
-            await self._publish(offset, record.stamp_ms, transition_lines(self.engine, step), batch)
+            lines = transition_lines(self.engine, step)
+            if batch is not None and step.leaves is not None:
+                _add_evidence(self.engine.entities, lines, batch, step.leaves)
+            await self._publish(offset, record.stamp_ms, lines)
         return step
 
-    async def _publish(self, offset: int, stamp_ms: int, lines: list[dict[str, Any]], batch: Batch | None) -> None:
+    async def _publish(self, offset: int, stamp_ms: int, lines: list[dict[str, Any]]) -> None:
         """One record with all transitions of a source record; each is identified by the position and its index."""
-        if batch is not None:
-            _add_evidence(self.engine.entities, lines, batch)
         for index, line in enumerate(lines):
             line["id"] = f"{self.topic}/{self.partition}/{offset}/{index}"
         self._incidents.name(lines)
@@ -148,6 +149,11 @@ class Owner:
     @property
     def idle_s(self) -> float:
         return time.monotonic() - self.applied_at
+
+    async def tell_if_quiet(self) -> None:
+        """The last records before a pause are told within half a second, not with the next tick."""
+        if self._rollups.pending and not self._applying and self.idle_s * 1000 >= ROLLUP_MS:
+            await self._roll_up()
 
     async def save_if_due(self) -> None:
         """For a partition that has grown quiet: its last records are acked within a second, too."""
@@ -219,9 +225,9 @@ def _refusal(batch: Batch, event: int, code: str) -> dict[str, Any]:
     return {"code": code, "id": batch.ids[event], "org": path[0], "ts": int(batch.ts_ms[row]), "entity": path[2:7]}
 
 
-def _add_evidence(entities: Entities, lines: list[dict[str, Any]], batch: Batch) -> None:
-    """The ids of up to three of the record's last events about the entity of each transition, newest first."""
-    leaves = entities.numbers(batch.paths)[batch.leaf]
+def _add_evidence(entities: Entities, lines: list[dict[str, Any]], batch: Batch, leaves: Int64) -> None:
+    """The ids of up to three of the record's last events about the entity of each transition, newest first. leaves: of the
+    batch's rows."""
     sorted_by_level: dict[str, tuple[Any, Any]] = {}
     for line in lines:
         level = line["level"]

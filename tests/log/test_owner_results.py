@@ -113,6 +113,18 @@ async def test_a_rollup_follows_the_first_record_of_each_quarter_second() -> Non
     assert told == [(0, 1000, 1), (3, 1250, 4), (5, 1990, 6), (6, 2000, 7)]
 
 
+async def test_the_last_record_before_a_pause_is_told_without_waiting_for_another_one() -> None:
+    world = World()
+    owner = world.owner()
+    await world.feed(owner, [events(("a", 0, 1.0), first=n, stamp=NOW + 1000 + n) for n in range(2)])
+    await owner.tell_if_quiet()
+    assert [one.source[2] for one in world.bodies(ROLLUPS)] == [0], "others may follow at once"
+    owner.applied_at -= 0.25  # as if so much time had passed
+    await owner.tell_if_quiet()
+    await owner.tell_if_quiet()
+    assert [(one.source[2], int(one.rollup.sums[0, 0])) for one in world.bodies(ROLLUPS)] == [(0, 1), (1, 2)]
+
+
 async def test_nothing_untold_is_in_a_checkpoint() -> None:
     world = World()
     owner = world.owner()
