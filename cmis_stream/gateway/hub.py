@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from cmis_stream.backplane.contract import Backplane, Unready
@@ -141,7 +142,8 @@ class Hub:
     async def _watch_access(self) -> None:
         while True:
             await asyncio.sleep(self.limits.watch_s)
-            grants = [grant for holders in self._holders.values() if (grant := next(iter(holders)).grant) is not None]
+            # Of every client: those of one session that connected at different times may hold different orgs.
+            grants = [client.grant for holders in self._holders.values() for client in holders if client.grant is not None]
             try:
                 changed = await self._access.changed(grants) if grants else {}
             except Exception:  # the store is locked, say: access stays as it was until it can be asked again
@@ -154,8 +156,8 @@ class Hub:
         for client in list(self._holders.get(id_, ())):
             if grant is None:
                 self.disconnect(client, Disconnect(codes.INVALID_TOKEN, "revoked"))
-            else:
-                self._regrant(client, grant)
+            elif client.grant is not None:
+                self._regrant(client, replace(client.grant, orgs=grant.orgs, topics=grant.topics))
 
     def _regrant(self, client: Client, grant: Grant) -> None:
         self._hold(client, grant)

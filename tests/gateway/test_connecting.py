@@ -7,6 +7,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
+from contextlib import AsyncExitStack
 
 import pytest
 from websockets.asyncio.client import connect
@@ -94,6 +95,19 @@ async def test_an_org_that_is_lost_unsubscribes_its_channels_only(world: World) 
         await world.publish(INCIDENTS, incident(1))
         await world.publish("org:globex:incidents", incident(2))
         assert (await client.push())["channel"] == "org:globex:incidents"
+
+
+async def test_an_org_that_is_gained_reaches_older_connections_of_the_session_whatever_newer_ones_hold(world: World) -> None:
+    token = world.doors.open("acme")
+    async with AsyncExitStack() as tabs:
+        old = await tabs.enter_async_context(world.client(token))
+        world.doors.move(token, "acme", "globex")
+        for _ in range(8):
+            await tabs.enter_async_context(world.client(token))
+        asked = world.doors.asked
+        while world.doors.asked < asked + 2:
+            await asyncio.sleep(0.01)
+        assert "subscribe" in await old.ask(subscribe={"channel": "org:globex:incidents"})
 
 
 async def test_access_that_cannot_be_checked_for_a_while_stays_as_it_was(world: World) -> None:

@@ -101,7 +101,8 @@ class Doors:
         self.asked += 1
         if self.broken:
             raise OSError("database is locked")
-        return {grant.id: self.changes[grant.id] for grant in grants if grant.id in self.changes}
+        now = {grant: self.changes[grant.id] for grant in grants if grant.id in self.changes}
+        return {before.id: after for before, after in now.items() if after is None or after.orgs != before.orgs}
 
 
 class Pictures:
