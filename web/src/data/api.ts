@@ -66,7 +66,7 @@ async function json(response: Response): Promise<unknown> {
   try {
     return await response.json();
   } catch {
-    throw new Problem(response.status, "", strings.errors.notJson, "", response.headers.get("x-request-id") ?? "");
+    throw new Problem(response.status, "", strings.errors.notJson, "", response.headers.get("request-id") ?? "");
   }
 }
 
