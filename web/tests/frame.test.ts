@@ -138,6 +138,22 @@ describe("line", () => {
     expect(frame(filled(), { ...VIEW, metric: "ctr" }, NOW, watermark)!.line.at(-1)!.state).toBe("provisional");
   });
 
+  test("a past that began within the window before has no values in front, rather than zeros", () => {
+    const panes = new Panes();
+    panes.cover(FINE_MS, NOW - 16 * MINUTE, Infinity);
+    const { window } = frame(panes, VIEW, NOW, NOW)!;
+    const first = window.from - 2 * MINUTE; // three minutes after the window before began
+    for (const at of [first, first + 2 * FINE_MS]) panes.put({ entity: "USD", at, pane_ms: FINE_MS, sums: sums(4) });
+    const shown = frame(panes, VIEW, NOW, NOW)!.past.map((point) => [point.from - 5 * MINUTE, point.value] as const);
+    expect(shown.filter(([at]) => at < first).every(([, value]) => value === undefined)).toBe(true);
+    expect(shown.filter(([at]) => at >= first).slice(0, 4)).toEqual([
+      [first, 4e6],
+      [first + FINE_MS, 0],
+      [first + 2 * FINE_MS, 4e6],
+      [first + 3 * FINE_MS, 0],
+    ]);
+  });
+
   test("the past lies under the present, at the same scale also where it is known more coarsely", () => {
     const panes = filled();
     panes.cover(MINUTE as Step, NOW - 40 * MINUTE, NOW - 10_000);

@@ -164,9 +164,11 @@ function past(panes: Panes, view: View, scope: string[], { from, to }: Span): Po
   const step = panes.covers(from - length, to - length - bucket) ? bucket : compare;
   const { additive, value } = DEFINITIONS[view.metric];
   const points: Point[] = [];
+  let begun = false; // before the first event there was nothing to measure, which is not the same as zero
   for (let at = Math.ceil((from - length) / step) * step; at < to - length; at += step) {
     const sums = panes.of(scope, at, at + step);
-    const found = sums && value(sums);
+    begun ||= sums !== undefined && sums[0] > 0;
+    const found = begun && sums ? value(sums) : undefined;
     points.push({
       from: at + length,
       to: at + step + length,
