@@ -36,7 +36,8 @@ from tests.e2e.support import (
 
 pytestmark = needs_workload
 
-INGEST_BATCH = 250  # small requests: many chances for a kill to fall between any two steps
+REQUESTS = 300
+"""About so many at least: many chances for a kill to fall between any two steps, and time enough for it."""
 
 
 class Disturbed:
@@ -58,7 +59,7 @@ class Disturbed:
             self.data_dir,
             "--create-orgs",
             "--batch",
-            INGEST_BATCH,
+            min(self.workload.count // REQUESTS, 250),
             "--url",
             self.up.url,
         )
@@ -72,7 +73,7 @@ class Disturbed:
         """Waits until about this share of the events is acknowledged; False when the client has finished before."""
         target = share * self.workload.count
         until(lambda: not self.ingest.running or self.acknowledged() >= target, f"{target:.0f} acknowledged events")
-        time.sleep(self.random.uniform(0, 0.3))  # the moment of a kill is random; nothing is awaited here
+        time.sleep(self.random.uniform(0, 0.05))  # the moment of a kill is random; nothing is awaited here
         return self.ingest.running
 
     def kill_instance(self, times: int) -> None:
