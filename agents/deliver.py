@@ -1,26 +1,56 @@
 """Deliver: takes results (transitions, rollups) to the backplane, each once, and to whoever listens in this process.
 
-Keyed by org, acked when published. Repeats of the metrics agent are dropped by position; at the start the backplane's memory
-is filled from the log's newest records (`Runtime.start`), so that a restart changes nothing for gateways.
+Keyed by org, acked when published. Records go to the backplane as they come and are acked in their order: what a backplane over
+the network takes for one record it takes for all that came meanwhile. Repeats of the metrics agent are dropped by position; with
+each assignment the backplane's memory is filled from the log's newest records, so that a restart changes nothing for gateways.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import faust
 
 from cmis_stream.runtime import ROLLUPS, TRANSITIONS, Runtime
 
+MOST_COMING = 250
+"""Records on their way to the backplane, of each topic."""
+
 
 def attach(app: faust.App, runtime: Runtime) -> None:
-    async def deliver(stream: Any) -> None:
-        async for event in stream.noack().events():
-            message = event.message
-            with runtime.guard("deliver"):
-                await runtime.delivery.take(message.topic, message.partition, message.offset, event.value or b"")
+    runtime.on_assigned(runtime.delivery.begin)
+
+    async def take(event: Any) -> None:
+        message = event.message
+        with runtime.guard("deliver"):
+            await runtime.delivery.take(message.topic, message.partition, message.offset, event.value or b"")
+
+    async def ack(coming: asyncio.Queue[tuple[Any, asyncio.Task[None]]]) -> None:
+        while True:
+            event, taking = await coming.get()
+            await taking
             event.ack()
+
+    async def deliver(stream: Any) -> None:
+        coming: asyncio.Queue[tuple[Any, asyncio.Task[None]]] = asyncio.Queue(MOST_COMING)
+        acking = asyncio.create_task(ack(coming))
+        taking: asyncio.Task[None] | None = None
+        try:
+            async for event in stream.noack().events():
+                taking = asyncio.create_task(take(event))
+                await coming.put((event, taking))
+        finally:
+            acking.cancel()
+            for task in [taking, *(coming.get_nowait()[1] for _ in range(coming.qsize()))]:
+                if task is not None:
+                    task.cancel()
 
     # Two agents, so that a flood of figures holds no alert back.
     for topic, name in ((TRANSITIONS, "deliver-transitions"), (ROLLUPS, "deliver-rollups")):
         app.agent(runtime.raw_topic(topic), concurrency=1, name=name)(deliver)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def watch_the_backplane() -> None:
+        with runtime.guard("deliver"):
+            await runtime.delivery.watch()

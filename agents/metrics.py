@@ -13,7 +13,6 @@ import faust
 
 from cmis_stream.log.envelope import RuleSet, Tick, encode
 from cmis_stream.log.owner import Owner
-from cmis_stream.log.table import CheckpointTable
 from cmis_stream.runtime import CHANGES, METRICS, Runtime, read_change
 
 TICK_S = 1.0
@@ -21,36 +20,26 @@ SAVE_S = 0.25
 
 
 def attach(app: faust.App, runtime: Runtime) -> None:
-    topic = runtime.raw_topic(METRICS)
-    table = CheckpointTable(
-        app, name="state", key_type=bytes, value_type=bytes, partitions=runtime.partitions, beacon=app.tables.beacon
-    )
-    app.tables.add(table)
     owners = runtime.owners
 
-    async def take_over() -> None:
-        """Recovery is complete: an owner for each assigned partition, with the state of its changelog."""
-        for tp in sorted(app.assignor.assigned_actives()):
-            if tp.topic != METRICS or tp.partition in owners:
-                continue
+    async def take_over(partitions: set[int]) -> None:
+        """An owner for each partition that has none yet, with the state of its changelog."""
+        for partition in sorted(partitions - owners.keys()):
             owner = Owner(
-                METRICS, tp.partition, runtime.new_engine(), generation=runtime.generation(), send=runtime.send, store=table.put,
-                log=runtime.log.epoch,
+                METRICS, partition, runtime.new_engine(), generation=runtime.generation(), send=runtime.send,
+                store=runtime.table.put, log=runtime.log.epoch, dead_letters=runtime.dead_letters,
             )  # fmt: skip
-            await asyncio.to_thread(owner.load, table.take(tp.partition))
-            owners[tp.partition] = owner
-        runtime.recovered.set()
+            await asyncio.to_thread(owner.load, runtime.table.take(partition))
+            owners[partition] = owner
 
-    table.on_recover(take_over)
+    def let_go(partitions: set[int]) -> None:
+        for partition in partitions & owners.keys():
+            owners.pop(partition).abandon()
 
-    @app.on_partitions_revoked.connect
-    async def let_go(_app: Any, /, *sent: Any, signal: Any, **_named: Any) -> None:
-        for tp in sent[0]:
-            owner = owners.pop(tp.partition, None) if tp.topic == METRICS else None
-            if owner is not None:
-                owner.abandon()
+    runtime.on_assigned(take_over)
+    runtime.on_revoked(let_go)
 
-    @app.agent(topic, concurrency=1, name="metrics")
+    @app.agent(runtime.raw_topic(METRICS), concurrency=1, name="metrics")
     async def metrics(stream: Any) -> None:
         async for event in stream.noack().events():
             owner = owners.get(event.message.partition)

@@ -1,7 +1,7 @@
 """Project: writes incidents into the store, from the transitions that open and resolve them.
 
 Keyed by org, acked once they are in the store. The store knows how far it is, in the transaction that wrote them: what comes
-again after a kill, here or from the metrics agent, is dropped by position.
+again after a kill, here or from the metrics agent, or from a worker that has lost its partitions, is dropped by position.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from cmis_stream.runtime import TRANSITIONS, Runtime
 
 
 def attach(app: faust.App, runtime: Runtime) -> None:
+    runtime.on_assigned(runtime.projection.begin)
+
     @app.agent(runtime.raw_topic(TRANSITIONS), concurrency=1, name="project")
     async def project(stream: Any) -> None:
         async for event in stream.noack().events():

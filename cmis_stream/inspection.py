@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from pathlib import Path
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -14,94 +13,84 @@ from cmis_stream.core.errors import ConfigError, Rejected
 from cmis_stream.core.metrics import FIELDS
 from cmis_stream.core.time import rfc3339
 from cmis_stream.log import envelope, rollup
-from cmis_stream.log.embedded import EmbeddedLog, Record
-from cmis_stream.log.topics import load_topics
+from cmis_stream.log.reader import STEP_BYTES, STEP_RECORDS, LogReader, Record, read_all
+from cmis_stream.log.topics import TopicSpec, load_topics
 
 POLL_S = 0.2
 _GROUP = "cmis"
+_OURS = ("cmis.", f"{_GROUP}-")  # declared topics, and what our Faust app makes for itself
+_CHANGELOG = "-changelog"
 
 
-def _opened(data_dir: Path) -> EmbeddedLog:
-    if not (data_dir / "log.db").exists():
-        raise ConfigError(f"{data_dir}: there is no log yet; `cmis up` makes one")
-    return EmbeddedLog.open(data_dir / "log.db", read_only=True)
+async def topics_table(log: LogReader | None, bytes_held: Callable[[str], Awaitable[int]] | None = None) -> str:
+    """A table of our topics: partitions, records, lag of the agents, retention; and bytes, when the log can tell them.
 
-
-def topics_table(data_dir: Path) -> str:
-    """A table of all topics: partitions, records, bytes, what is waiting for its reader, retention."""
+    log: None when there is none yet; then the table says what is declared. Records of compacted topics are counted by offsets.
+    """
     declared = load_topics()
-    log = _opened(data_dir) if (data_dir / "log.db").exists() else None
-    held = dict(log.topics) if log is not None else {}
-    rows = [("topic", "partitions", "records", "MB", "lag", "kept")]
-    for name in dict.fromkeys([*declared, *sorted(held)]):
-        spec, info = declared.get(name), held.get(name)
-        kept = (
-            "newest per key" if (spec and spec.compact) or (info and info.compact) else _days(spec.retention_ms if spec else None)
-        )
-        if log is None or info is None:
-            rows.append((name, str(spec.partitions if spec else ""), "–", "–", "–", kept))
+    held = await log.topics() if log is not None else {}
+    rows = [["topic", "partitions", "records", "MB", "lag", "kept"]]
+    for name in dict.fromkeys([*declared, *(name for name in held if name.startswith(_OURS))]):
+        if log is None or name not in held:
+            rows.append([name, str(declared[name].partitions), *"–––", _kept(name, declared)])
             continue
-        ends = [log.highwater(name, p) for p in range(info.partitions)]
-        records = sum(end - log.earliest(name, p) for p, end in enumerate(ends))
-        read = [log.committed(_GROUP, name, p) for p in range(info.partitions)]
-        lag = (
-            sum(end - at for end, at in zip(ends, read, strict=True) if at is not None)
-            if any(r is not None for r in read)
-            else None
-        )
-        size = f"{log.bytes_held(name) / 1e6:,.1f}"
-        rows.append((name, str(info.partitions), f"{records:,}", size, "–" if lag is None else f"{lag:,}", kept))
-    if log is not None:
-        log.close()
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        ends, starts, read = await log.ends(name), await log.starts(name), await log.committed(_GROUP, name)
+        records = sum(ends.values()) - sum(starts.get(partition, 0) for partition in ends)
+        lag = f"{sum(ends[p] - offset for p, offset in read.items() if p in ends):,}" if read else "–"
+        size = f"{await bytes_held(name) / 1e6:,.1f}" if bytes_held is not None else "–"
+        rows.append([name, str(len(ends)), f"{records:,}", size, lag, _kept(name, declared)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i in (0, 5) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    for name, *figures, kept in rows:
+        cells = [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)), kept]
+        lines.append("  ".join(cells))
     return "\n".join(lines)
 
 
-def _days(retention_ms: int | None) -> str:
-    if retention_ms is None:
-        return "for ever"
-    days = retention_ms / 86_400_000
+def _kept(name: str, declared: Mapping[str, TopicSpec]) -> str:
+    if name in declared:
+        return kept(declared[name])
+    return "newest per key" if name.endswith(_CHANGELOG) else "–"
+
+
+def kept(spec: TopicSpec) -> str:
+    """For how long a topic keeps its records, in words."""
+    if spec.compact:
+        return "newest per key"
+    days = (spec.retention_ms or 0) / 86_400_000
     return f"{days:g} day" if days == 1 else f"{days:g} days"
 
 
-def tail_lines(data_dir: Path, topic: str, count: int, *, follow: bool, events: bool) -> Iterator[str]:
-    """JSON lines of the newest records, ordered by time of arrival; with `follow`, endless."""
-    log = _opened(data_dir)
-    try:
-        if topic not in log.topics:
-            raise ConfigError(f"there is no topic {topic!r}; there are: {', '.join(sorted(log.topics))}")
-        next_offset = {}
-        newest: list[tuple[int, Record]] = []
-        for partition in range(log.topics[topic].partitions):
-            end = log.highwater(topic, partition)
-            start = max(log.earliest(topic, partition), end - count)
-            newest.extend((partition, record) for record in log.read(topic, partition, start, count, 64 << 20))
-            next_offset[partition] = end
-        newest.sort(key=lambda pair: pair[1].ts_ms)
-        for partition, record in newest[-count:] if count else []:
-            yield from _shown(topic, partition, record, events)
-        while follow:
-            time.sleep(POLL_S)
-            for partition, offset in next_offset.items():
-                for record in log.read(topic, partition, offset, 500, 8 << 20):
-                    next_offset[partition] = record.offset + 1
-                    yield from _shown(topic, partition, record, events)
-    finally:
-        log.close()
+async def tail_lines(log: LogReader, topic: str, count: int, *, follow: bool, events: bool) -> AsyncIterator[str]:
+    """JSON lines of the newest records, ordered by time of arrival; with `follow`, endless.
+
+    ConfigError for a topic that is not there.
+    """
+    ends = await log.ends(topic)
+    if not ends:
+        there = ", ".join(await log.topics()) or "none"
+        raise ConfigError(f"there is no topic {topic!r}; there are: {there}")
+    newest: list[tuple[int, Record]] = []
+    for partition, end in ends.items():
+        if count:
+            newest += [(partition, record) async for record in read_all(log, topic, partition, max(0, end - count))]
+    newest.sort(key=lambda pair: pair[1].ts_ms)
+    following = {**ends, **{partition: record.offset + 1 for partition, record in newest}}
+    for partition, record in newest[-count:]:
+        yield _shown(topic, partition, record, events)
+    while follow:
+        await asyncio.sleep(POLL_S)
+        for partition, offset in following.items():
+            for record in await log.read(topic, partition, offset, STEP_RECORDS, STEP_BYTES):
+                following[partition] = record.offset + 1
+                yield _shown(topic, partition, record, events)
 
 
-def _shown(topic: str, partition: int, record: Record, events: bool) -> Iterator[str]:
+def _shown(topic: str, partition: int, record: Record, events: bool) -> str:
     line: dict[str, Any] = {"partition": partition, "offset": record.offset, "at": rfc3339(record.ts_ms)}
     if record.key is not None:
         line["key"] = record.key.decode("utf-8", "replace")
-    yield orjson.dumps({**line, **_content(topic, record.value, events)}).decode()
+    return orjson.dumps({**line, **_content(topic, record.value, events)}).decode()
 
 
 def _content(topic: str, value: bytes | None, events: bool) -> dict[str, Any]:

@@ -1,17 +1,22 @@
-"""What the agent `project` does with transitions: incidents in the store, each transition once, whatever is repeated."""
+"""What the agent `project` does with transitions: incidents in the store, each transition once, whatever is repeated.
+
+Several processes may write for the same partition, one of them not knowing that it has lost it. Each write says which positions
+it rests on; where others have moved them, nothing is written and what they have passed is dropped. So positions never go back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
+from cmis_stream.core.errors import CmisError
 from cmis_stream.log.owner import TRANSITIONS
 from cmis_stream.log.positions import Passed
 from cmis_stream.modules.alerts.incidents import FIRING, KIND, ended, incident_after
@@ -26,6 +31,7 @@ BUSY_RETRY_S = 0.5
 STOP_WITHIN_S = 5.0
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 log = logging.getLogger("cmis")
+T = TypeVar("T")
 
 
 class _Record(NamedTuple):
@@ -45,28 +51,33 @@ class Projection:
         self, store: FactStore, epoch: str, guard: Callable[[], AbstractContextManager[None]], clock: Callable[[], int]
     ) -> None:
         self._store, self._epoch, self._guard, self._clock = store, epoch, guard, clock
-        self._passed = Passed()
+        self._known: dict[Place, int] = {}  # positions as they stand in the store, unless others have moved them meanwhile
         self._waiting: list[_Record] = []
         self._writing: asyncio.Task[None] | None = None
         self._not_before = 0.0  # of the loop's clock
 
-    async def begin(self) -> None:
-        """Before the first record: finds where the last one was."""
-        await asyncio.to_thread(self._begin)
+    async def begin(self, partitions: set[int]) -> None:
+        """Before the first record of an assignment: finds where the last ones were, here or in another process.
 
-    def _begin(self) -> None:
-        if self._store.has_other_logs(READER, self._epoch):
-            # The engines that would resolve them are gone with their log.
-            now_ms = self._clock()
-            self._store.write(
-                [
-                    Change(org, KIND, incident["id"], now_ms, partial(_ended_with_its_log, now_ms))
-                    for org, incident in self._store.everywhere_in_state(KIND, FIRING)
-                ],
-                READER, self._epoch, {},
-            )  # fmt: skip
-            self._store.forget_other_logs(READER, self._epoch)
-        self._passed.highest = self._store.positions(READER, self._epoch)
+        What was put before stays: it is as true as ever, and the records that follow it in the log may be on their way here.
+        """
+        known = await self._patiently(self._begin)
+        self._known = {place: position for place, position in known.items() if place[1] in partitions}
+
+    def _begin(self) -> dict[Place, int]:
+        now_ms = self._clock()
+
+        def end(org: str, incident: Doc) -> Change:
+            """The engines that would resolve it are gone with their log."""
+            return Change(org, KIND, incident["id"], now_ms, partial(_ended_with_its_log, now_ms))
+
+        self._store.leave_other_logs(READER, self._epoch, KIND, FIRING, end)
+        return self._store.positions(READER, self._epoch)
+
+    @property
+    def reached(self) -> dict[int, int]:
+        """Partition of the transitions topic -> the offset that is in the store."""
+        return {partition: position for (topic, partition), position in self._known.items() if topic == TRANSITIONS}
 
     async def put(self, partition: int, offset: int, value: bytes, done: Callable[[], Any]) -> None:
         """Takes the record at `offset` of the transitions topic; `done` is called once it is in the store."""
@@ -92,34 +103,51 @@ class Projection:
             while self._waiting:
                 await asyncio.sleep(max(0.0, self._not_before - loop.time()))
                 records, self._waiting = self._waiting, []
-                await self._write(*self._changes(records))
+                await self._write(records)
                 self._not_before = loop.time() + PAUSE_S
                 for record in records:
                     record.done()
 
-    def _changes(self, records: Sequence[_Record]) -> tuple[list[Change], dict[Place, int]]:
-        changes: list[Change] = []
-        positions: dict[Place, int] = {}
-        for partition, offset, value, _ in records:
-            body = orjson.loads(value)
-            topic, source_partition, source_offset = body["source"]
-            positions[TRANSITIONS, partition] = max(offset, self._passed.highest.get((TRANSITIONS, partition), -1))
-            if self._passed.is_new(topic, source_partition, source_offset):
-                positions[topic, source_partition] = source_offset
-                changes.extend(_change(line) for line in body["transitions"])
-        return changes, positions
+    async def _write(self, records: Sequence[_Record]) -> None:
+        while True:
+            before = self._known
+            changes, positions = _what_is_new(records, before)
+            if not positions:
+                return
+            if await self._patiently(self._store.write, changes, READER, self._epoch, positions, before):
+                self._known = {**self._known, **positions}
+                return
+            await self._learn(before)
 
-    async def _write(self, changes: list[Change], positions: dict[Place, int]) -> None:
+    async def _patiently(self, call: Callable[..., T], *given: Any) -> T:
+        """In a thread; waits as long as another process holds the store's lock: it may have been stopped just there."""
         while True:
             try:
-                await asyncio.to_thread(self._store.write, changes, READER, self._epoch, positions)
+                return await asyncio.to_thread(call, *given)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in _BUSY:
                     raise
                 log.warning("the store is busy; incidents wait: %s", error)
                 await asyncio.sleep(BUSY_RETRY_S)
-            else:
-                return
+
+    async def _learn(self, before: Mapping[Place, int]) -> None:
+        """Someone else writes for our partitions, too: we may have lost them without knowing, or they have."""
+        self._known = await asyncio.to_thread(self._store.positions, READER, self._epoch)
+        for place, position in before.items():
+            if (got := self._known.get(place, -1)) < position:
+                raise CmisError(f"positions of {place} in the store: got {got}, expected {position} or more: it was replaced")
+
+
+def _what_is_new(records: Sequence[_Record], known: Mapping[Place, int]) -> tuple[list[Change], dict[Place, int]]:
+    """The changes that follow from records behind the known positions, and the positions that they move."""
+    passed, changes = Passed(), list[Change]()
+    passed.highest = dict(known)
+    for partition, offset, value, _ in records:
+        body = orjson.loads(value)
+        passed.is_new(TRANSITIONS, partition, offset)
+        if passed.is_new(*body["source"]):
+            changes.extend(_change(line) for line in body["transitions"])
+    return changes, {place: position for place, position in passed.highest.items() if position > known.get(place, -1)}
 
 
 def _change(line: dict[str, Any]) -> Change:

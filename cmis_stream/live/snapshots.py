@@ -11,7 +11,7 @@ from cmis_stream.backplane.items import IncidentItem, MetricItem
 from cmis_stream.core.channels import Channel, entity_key
 from cmis_stream.core.metrics import FIELDS
 from cmis_stream.core.windows import NEVER, PANE_MS
-from cmis_stream.gateway.ports import Snapshot
+from cmis_stream.gateway.ports import Snapshot, Snapshots
 from cmis_stream.live.projection import READER
 from cmis_stream.live.results import six
 from cmis_stream.log.owner import Owner
@@ -28,17 +28,49 @@ _DEPTHS = (1, 2, 4)
 """How many parts the paths of orgs (in a currency), platforms and campaigns have."""
 
 
-class LiveSnapshots:
-    """owner_of: the owner of an org's partition, None when it is not in this process. place: of a channel."""
+class SnapshotsByTopic:
+    """Each topic's from where it can be had."""
+
+    def __init__(self, sources: Mapping[str, Snapshots]) -> None:
+        self._sources = sources
+
+    async def snapshot(self, channel: Channel) -> Snapshot | None:
+        source = self._sources.get(channel.topic)
+        return None if source is None else await source.snapshot(channel)
+
+
+class LiveSnapshots(SnapshotsByTopic):
+    """Of a process that has everything. owner_of: the owner of an org's partition, None when it is not in this process."""
 
     def __init__(
         self, owner_of: Callable[[str], Owner | None], facts: FactStore, place: Callable[[str], Place], epoch: str
     ) -> None:
-        self._owner_of, self._facts, self._place, self._epoch = owner_of, facts, place, epoch
+        super().__init__({"incidents": IncidentSnapshots(facts, place, epoch), "metrics": MetricSnapshots(owner_of)})
+
+
+class IncidentSnapshots:
+    """What fires by the store. place: of a channel; epoch: of the log that its offsets count in."""
+
+    def __init__(self, facts: FactStore, place: Callable[[str], Place], epoch: str) -> None:
+        self._facts, self._place, self._epoch = facts, place, epoch
+
+    async def snapshot(self, channel: Channel) -> Snapshot:
+        return await asyncio.to_thread(self._incidents, channel)
+
+    def _incidents(self, channel: Channel) -> Snapshot:
+        # The position first: what is written meanwhile is in the list, and comes again.
+        position = self._facts.positions(READER, self._epoch).get(self._place(channel.whole), -1)
+        firing = self._facts.in_state(channel.org, KIND, FIRING, MOST_INCIDENTS)
+        return Snapshot(encoded(_item(incident).item().json for incident in firing), position)
+
+
+class MetricSnapshots:
+    """What panes hold by the engine. owner_of: the owner of an org's partition, None when it is not in this process."""
+
+    def __init__(self, owner_of: Callable[[str], Owner | None]) -> None:
+        self._owner_of = owner_of
 
     async def snapshot(self, channel: Channel) -> Snapshot | None:
-        if channel.topic == "incidents":
-            return await asyncio.to_thread(self._incidents, channel)
         owner = self._owner_of(channel.org)
         if owner is None:
             return None
@@ -46,12 +78,6 @@ class LiveSnapshots:
         first = head - CLOSED_PANES + 1 if head != NEVER else 0
         frozen = freeze(owner.engine, channel.org, first, -NEVER, 0)
         return Snapshot(await asyncio.to_thread(_metrics, frozen, head))
-
-    def _incidents(self, channel: Channel) -> Snapshot:
-        # The position first: what is written meanwhile is in the list, and comes again.
-        position = self._facts.positions(READER, self._epoch).get(self._place(channel.whole), -1)
-        firing = self._facts.in_state(channel.org, KIND, FIRING, MOST_INCIDENTS)
-        return Snapshot(encoded(_item(incident).item().json for incident in firing), position)
 
 
 def _item(incident: Mapping[str, Any]) -> IncidentItem:

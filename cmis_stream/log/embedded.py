@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import msgspec
 
+from cmis_stream.log.reader import Record
 from cmis_stream.log.storage import (
     OFFSET_BITS,
     SCHEMA_VERSION,
@@ -43,16 +44,6 @@ _headers_decoder = msgspec.msgpack.Decoder(list[tuple[str, bytes]])
 
 class LogLocked(LogError):
     """Another process is writing to this log."""
-
-
-class Record(NamedTuple):
-    """One durable record. ``ts_ms`` is milliseconds since 1970 as given by the writer."""
-
-    offset: int
-    ts_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 class EmbeddedLog:

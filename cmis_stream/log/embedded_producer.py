@@ -8,14 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from faust.topics import Topic
-from faust.transport import base
 from faust.types import TP, RecordMetadata
-from faust.types.core import HeadersArg
 from faust.types.tuples import FutureMessage
 from mode.utils.times import Seconds, want_seconds
 
 from cmis_stream.core.errors import ConfigError
-from cmis_stream.log.buffer import SendBuffer
+from cmis_stream.log.buffer import OneWayProducer, Outgoing, SendBuffer
 from cmis_stream.log.embedded import EmbeddedLog, LogClosed, LogError
 from cmis_stream.log.topics import partition_for
 
@@ -35,17 +33,15 @@ class EmbeddedBuffer(SendBuffer):
         await self.producer.wait_until_ebb()
 
 
-class EmbeddedProducer(base.Producer):
+class EmbeddedProducer(OneWayProducer):
     """Appends to the log; a send is done when its record is durable."""
 
     transport: Transport
+    buffer_type = EmbeddedBuffer
     embedded: EmbeddedLog | None = None  # while it runs
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.buffer = EmbeddedBuffer(loop=self.loop, beacon=self.beacon)
-        self.buffer.app = self.app
-        self.buffer.producer = self
         self._round_robin = 0
 
     def create_threaded_producer(self) -> None:
@@ -67,35 +63,11 @@ class EmbeddedProducer(base.Producer):
         if embedded is not None:
             await embedded.aclose()
 
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: HeadersArg | None,
-        *,
-        transactional_id: str | None = None,
-    ) -> Awaitable[RecordMetadata]:
-        """Append a record; the returned future holds its metadata once it is durable. ``timestamp`` is in seconds."""
+    async def hand_over(self, record: Outgoing) -> Awaitable[RecordMetadata]:
+        """Append a record; the returned future holds its metadata once it is durable."""
         if self._log().pending_bytes > PENDING_BYTES:
             await self.wait_until_ebb()
-        return self._append(topic, key, value, partition, timestamp, headers)
-
-    async def send_and_wait(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: HeadersArg | None,
-        *,
-        transactional_id: str | None = None,
-    ) -> RecordMetadata:
-        """Append a record and wait until it is durable."""
-        return await (await self.send(topic, key, value, partition, timestamp, headers))
+        return self._append(record)
 
     def send_soon(self, fut: FutureMessage) -> None:
         """Append a record now, without a queue and a task in between: in order with ``send``, and seen by ``flush``.
@@ -112,7 +84,7 @@ class EmbeddedProducer(base.Producer):
         state = self.app.sensors.on_send_initiated(
             self, name, message=message, keysize=len(key or b""), valsize=len(value or b"")
         )
-        written = self._append(name, key, value, message.partition, message.timestamp, message.headers)
+        written = self._append(Outgoing(name, key, value, message.partition, message.timestamp, message.headers))
         written.add_done_callback(partial(topic._on_published, message=fut, producer=self, state=state))
         written.add_done_callback(self._crash_if_failed)
         fut.add_done_callback(_look_at)
@@ -162,15 +134,8 @@ class EmbeddedProducer(base.Producer):
         """Headers are kept."""
         return True
 
-    def _append(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: HeadersArg | None,
-    ) -> asyncio.Future[RecordMetadata]:
+    def _append(self, record: Outgoing) -> asyncio.Future[RecordMetadata]:
+        topic, key, value, partition, timestamp, headers = record
         if partition is None:
             partition = self._partition(topic, key)
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers) if headers else None

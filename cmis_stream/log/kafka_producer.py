@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.errors import KafkaConnectionError  # type: ignore[import-untyped]
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, RecordMetadata
-from faust.types.core import HeadersArg
 from faust.types.tuples import FutureMessage
 
 from cmis_stream.core.errors import ConfigError
-from cmis_stream.log.buffer import SendBuffer
+from cmis_stream.log.buffer import OneWayProducer, Outgoing, SendBuffer
 from cmis_stream.log.kafka_topics import MESSAGE_BYTES
 from cmis_stream.log.topics import partition_for
 
@@ -61,20 +60,18 @@ class KafkaBuffer(SendBuffer):
             await asyncio.wait(self._unsettled)
 
 
-class KafkaProducer(driver.Producer):
+class KafkaProducer(OneWayProducer, driver.Producer):
     """One producer of one process: within a partition, records are in the order of ``send``, each once."""
 
     transport: Transport
     buffer: KafkaBuffer
+    buffer_type = KafkaBuffer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.partitioner = _partitioner
         self._transaction_producers = {}  # Faust's is one dict for all apps of the process
         self._turns: defaultdict[tuple[str, int | None], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.buffer = KafkaBuffer(loop=self.loop, beacon=self.beacon)
-        self.buffer.app = self.app
-        self.buffer.producer = self
 
     def create_threaded_producer(self) -> Any:
         """Refuse ``producer_threaded``."""
@@ -113,24 +110,14 @@ class KafkaProducer(driver.Producer):
             client.add_topic(topic)
         await client.force_metadata_update()
 
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: HeadersArg | None,
-        *,
-        transactional_id: str | None = None,
-    ) -> Awaitable[RecordMetadata]:
-        """Hand a record over; the returned future holds its metadata once all replicas have it.
+    async def hand_over(self, record: Outgoing) -> Awaitable[RecordMetadata]:
+        """Give a record to aiokafka; the returned future holds its metadata once all replicas have it.
 
         Waits while the partition's batch is full. Senders to a partition wait in line: aiokafka wakes them all at once
         when a batch is taken, and whoever comes by then is first.
         """
-        async with self._turns[topic, partition]:
-            return await super().send(topic, key, value, partition, timestamp, headers)
+        async with self._turns[record.topic, record.partition]:
+            return await driver.Producer.send(self, *record)
 
     async def flush(self) -> None:
         """Wait until nothing is under way, however long that takes, unless the app stops and no broker answers.

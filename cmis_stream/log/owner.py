@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -43,14 +44,23 @@ class Owner:
     """Applies the records of one partition of a source topic and keeps its state safe."""
 
     def __init__(
-        self, topic: str, partition: int, engine: Engine, *, generation: str, send: Send, store: Store, log: str = ""
-    ) -> None:
-        """log: identity of the log that offsets count in; incidents of another one have other ids."""
+        self, topic: str, partition: int, engine: Engine, *, generation: str, send: Send, store: Store, log: str = "",
+        dead_letters: Counter[str] | None = None,
+    ) -> None:  # fmt: skip
+        """log: identity of the log that offsets count in; incidents of another one have other ids. dead_letters: counts events
+        that are refused, by reason."""
         self.topic, self.partition, self.engine = topic, partition, engine
         self.position = self.begun = -1
         """Offset of the newest record whose outputs are sent; of the newest that the engine has taken."""
-        self.applied_at = time.monotonic()
-        self._generation = generation
+        self.acked = -1
+        """Of the newest that is in a checkpoint that is safe."""
+        self.applied_at = self.saved_at = time.monotonic()
+        """When the newest record was applied; when the state was cut that the newest safe checkpoint holds."""
+        self.saving_s = 0.0
+        """How long that checkpoint took."""
+        self.generation = generation
+        self._dead_letters = Counter[str]() if dead_letters is None else dead_letters
+        self._being_saved = 0
         self._send, self._store = send, store
         self._writer = CheckpointWriter(generation)
         self._incidents = OpenIncidents(log)
@@ -65,6 +75,7 @@ class Owner:
         self._checkpointed_at = time.monotonic()
         self._saving: asyncio.Task[None] | None = None
         self._applying = False
+        self._abandoned = False
 
     def load(self, records: dict[bytes, bytes]) -> None:
         """Takes over the state in a changelog. Slow for a large one: call it in a thread."""
@@ -73,15 +84,20 @@ class Owner:
         if recovered.items:
             state.restore(self.engine, recovered.items)
             self._incidents.restore(recovered.items)
-            self.position = self.begun = recovered.position
+            self.position = self.begun = self.acked = recovered.position
 
     async def apply(self, offset: int, value: bytes | None, ack: Callable[[], Any]) -> Step | None:
-        """Applies the record at `offset`; `ack` is called once its effects are safe. None: it was applied before."""
+        """Applies the record at `offset`; `ack` is called once its effects are safe. None: it was applied before, or the
+        partition is someone else's."""
+        if self._abandoned:
+            return None
         if offset <= self.position:
             ack()
             return None
         self._applying, self.begun = True, offset
         step = await self._apply(offset, value or b"")
+        if self._abandoned:
+            return None
         # Only now: state, position and outputs belong together, and sending outputs may wait. (An exception above leaves
         # the flag set: a state that is half of a record is never saved, the process ends.)
         self.position = offset
@@ -92,8 +108,8 @@ class Owner:
             await self._roll_up()
         if len(self._held) >= CHECKPOINT_RECORDS or self.applied_at - self._checkpointed_at >= CHECKPOINT_S:
             await self.checkpoint()
-        if len(self._held) >= MOST_HELD and self._saving is not None:
-            await self._saving
+        if len(self._held) >= MOST_HELD:
+            await self._saved()
         return step
 
     async def _apply(self, offset: int, value: bytes) -> Step:
@@ -129,22 +145,32 @@ class Owner:
             line["id"] = f"{self.topic}/{self.partition}/{offset}/{index}"
         self._incidents.name(lines)
         body = {"source": [self.topic, self.partition, offset], "stamp": stamp_ms, "transitions": lines}
-        self._outputs.append(await self._send(TRANSITIONS, self.partition, orjson.dumps(body)))
+        await self._tell(TRANSITIONS, orjson.dumps(body))
 
     async def _roll_up(self) -> None:
         """Tells what panes have changed since the last rollup, at the position as it is now. One at a time: consumers pass
         positions, so rollups are sent in their order, and no position is told twice."""
         async with self._rolling_up:
-            rolled_up = None if self._applying else self._rollups.take()
+            rolled_up = None if self._applying or self._abandoned else self._rollups.take()
             if rolled_up is not None:
                 self._rolled_up_ms = self._stamp_ms
                 source = (self.topic, self.partition, self.position)
                 body = rollup.encode(source, self._stamp_ms, rolled_up)
-                self._outputs.append(await self._send(ROLLUPS, self.partition, body))
+                await self._tell(ROLLUPS, body)
 
     async def _dead_letter(self, offset: int, reasons: list[dict[str, Any]]) -> None:
         body = {"source": [self.topic, self.partition, offset], "reasons": reasons}
-        self._outputs.append(await self._send(DEAD_LETTERS, self.partition, orjson.dumps(body)))
+        self._dead_letters.update(reason["code"] for reason in reasons)
+        await self._tell(DEAD_LETTERS, orjson.dumps(body))
+
+    async def _tell(self, topic: str, value: bytes) -> None:
+        if not self._abandoned:
+            self._outputs.append(await self._send(topic, self.partition, value))
+
+    @property
+    def unacked(self) -> int:
+        """Records applied and not yet acked."""
+        return len(self._held) + self._being_saved
 
     @property
     def idle_s(self) -> float:
@@ -160,51 +186,75 @@ class Owner:
         if self._held and not self._applying and time.monotonic() - self._checkpointed_at >= CHECKPOINT_S:
             await self.checkpoint()
         elif self._saving is not None and self._saving.done():
-            self._saving.result()
+            await self._saved()
 
     async def checkpoint(self, *, wait: bool = False) -> None:
         """Begins a checkpoint of the state as it is now, unless one is under way. wait: until all that is applied is safe."""
-        if self._saving is not None and wait:
-            await self._saving
+        if wait:
+            await self._saved()
         if self._may_save():
             await self._roll_up()
         # A record that was applied while the rollup was being sent has to be told, too, before there is a state with it.
         if self._may_save() and not self._rollups.pending:
-            if self._saving is not None:
-                self._saving.result()
+            await self._saved()  # at once: raises what the last one failed with
             changed = state.changed(self.engine, self._leaves_stored) | self._incidents.changed()
             self._leaves_stored = self.engine.entities.leaves
             keys = state.keys(self.engine) | self._incidents.keys()
             writes = self._writer.write(self.position, changed, keys, self._export)
             outputs, self._outputs = self._outputs, []
             held, self._held = self._held, []
-            self._checkpointed_at = time.monotonic()
-            self._saving = asyncio.ensure_future(self._save(outputs, writes, held))
-        if wait and self._saving is not None:
-            await self._saving
+            self._checkpointed_at, self._being_saved = time.monotonic(), len(held)
+            self._saving = asyncio.ensure_future(self._save(self.position, outputs, writes, held))
+        if wait:
+            await self._saved()
+
+    async def _saved(self) -> None:
+        """Until the checkpoint under way is safe; raises what it failed with. Not cancelled with who waits: it is not theirs."""
+        if self._saving is not None:
+            if not self._saving.done():
+                await asyncio.wait([self._saving])
+            if not self._abandoned:
+                self._saving.result()
 
     def _may_save(self) -> bool:
-        return bool(self._held) and not self._applying and (self._saving is None or self._saving.done())
+        return not self._abandoned and bool(self._held) and not self._applying and (self._saving is None or self._saving.done())
 
     def _export(self, key: str) -> Any:
         chunk = self._incidents.export(key)
         return state.export(self.engine, key) if chunk is None else chunk
 
-    async def _save(self, outputs: list[Awaitable[Any]], writes: list[Write], held: list[Callable[[], Any]]) -> None:
+    async def _save(
+        self, position: int, outputs: list[Awaitable[Any]], writes: list[Write], held: list[Callable[[], Any]]
+    ) -> None:
+        cut_at = self._checkpointed_at
         await asyncio.gather(*outputs)
         await asyncio.gather(*await self._store(self.partition, writes))
         for ack in held:
             ack()
+        self.acked, self.saved_at, self._being_saved = position, cut_at, 0
+        self.saving_s = time.monotonic() - cut_at
         if self._stale_keys:
             # The state is safe in this generation's keys; whatever older ones hold is not needed any more.
             stale, self._stale_keys = self._stale_keys, []
             await asyncio.gather(*await self._store(self.partition, [(key, None) for key in stale]))
 
     def abandon(self) -> None:
-        """The partition belongs to someone else now: nothing more is written or acked."""
+        """The partition belongs to someone else now: nothing more is written, sent or acked. Whoever waits goes on.
+
+        What the producer has been given already is sent all the same; it is true, and consumers have passed its position or
+        will. No last checkpoint here: it would hold the whole group up to spare the next owner a second's records.
+        """
+        self._abandoned = True
         if self._saving is not None:
             self._saving.cancel()
+            self._saving.add_done_callback(_look_at)
         self._held, self._outputs = [], []
+
+
+def _look_at(saving: asyncio.Task[None]) -> None:
+    """Takes note of a failure, or asyncio complains that nobody did."""
+    if not saving.cancelled():
+        saving.exception()
 
 
 def _parsed(rules: list[Any], evaluate: str) -> tuple[list[Any], list[Rule], list[dict[str, Any]]]:

@@ -28,6 +28,7 @@ create table if not exists positions(
     reader text not null, epoch text not null, topic text not null, partition integer not null, position integer not null,
     primary key (reader, epoch, topic, partition)) strict, without rowid;
 """
+_IN_STATE = "select org_id, doc from facts where kind = ? and json_extract(doc, '$.state') = ?"
 COUNTED = 10_000
 """A list's estimate of its length is exact up to here."""
 
@@ -72,7 +73,7 @@ class FactStore:
     def __init__(self, path: Path) -> None:
         self._writer, self._reader = _connected(path), _connected(path)
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._writer.executescript(f"begin immediate; {_SCHEMA} commit;")
+        self._writer.executescript(_SCHEMA)  # not in a transaction: that would wait for whoever writes when all is there
 
     def close(self) -> None:
         with self._writing, self._reading:
@@ -81,26 +82,43 @@ class FactStore:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, changes: Iterable[Change], reader: str, epoch: str, positions: Mapping[Place, int]) -> None:
-        """Everything or nothing of it; sqlite3.Error when it is nothing. epoch: identity of the log that positions count in."""
+    def write(
+        self,
+        changes: Iterable[Change],
+        reader: str,
+        epoch: str,
+        positions: Mapping[Place, int],
+        before: Mapping[Place, int] | None = None,
+    ) -> bool:
+        """Everything or nothing of it; sqlite3.Error when it is nothing. epoch: identity of the log that positions count in.
+
+        before: the positions that the changes rest on. Where the store has others (a place that is missing stands for none),
+        someone else reads those partitions too: nothing is written and the answer is False. None: they rest on none.
+        """
         with self._writing, self._writer as db:
             db.execute("begin immediate")
+            if before is not None and any(_position(db, reader, epoch, p) != before.get(p) for p in positions):
+                return False
             for change in changes:
-                key = (change.org, change.kind, change.id)
-                row = db.execute("select version, doc from facts where org_id = ? and kind = ? and id = ?", key).fetchone()
-                doc = change.make(None if row is None else orjson.loads(row[1]))
-                if row is None or doc["version"] > row[0]:
-                    text = orjson.dumps(doc).decode()
-                    db.execute("insert or replace into facts values (?, ?, ?, ?, ?, ?)", (*key, doc["version"], change.at, text))
+                _write(db, change)
             db.executemany(
                 "insert or replace into positions values (?, ?, ?, ?, ?)",
                 [(reader, epoch, topic, partition, position) for (topic, partition), position in positions.items()],
             )
+        return True
 
-    def forget_other_logs(self, reader: str, epoch: str) -> None:
-        """Drops the positions in all logs but this one."""
+    def leave_other_logs(self, reader: str, epoch: str, kind: str, state: str, change: Callable[[str, Doc], Change]) -> None:
+        """When the reader has read another log than this one: changes all facts of a kind and state, and drops its positions
+        there. change: of (org, fact). Once, however many processes call it: facts of this log are none of its business."""
+        others = "from positions where reader = ? and epoch <> ?"
+        if not self._rows(f"select 1 {others} limit 1", (reader, epoch)):
+            return  # as nearly always: without waiting for whoever writes
         with self._writing, self._writer as db:
-            db.execute("delete from positions where reader = ? and epoch <> ?", (reader, epoch))
+            db.execute("begin immediate")
+            if db.execute(f"select 1 {others} limit 1", (reader, epoch)).fetchone() is not None:
+                for org, doc in db.execute(_IN_STATE, (kind, state)).fetchall():
+                    _write(db, change(org, orjson.loads(doc)))
+                db.execute(f"delete {others}", (reader, epoch))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -108,10 +126,6 @@ class FactStore:
         """How far a reader has come in this log: the highest position of each partition."""
         rows = self._rows("select topic, partition, position from positions where reader = ? and epoch = ?", (reader, epoch))
         return {(topic, partition): position for topic, partition, position in rows}
-
-    def has_other_logs(self, reader: str, epoch: str) -> bool:
-        """Whether the reader has read another log: this one has taken its place."""
-        return bool(self._rows("select 1 from positions where reader = ? and epoch <> ? limit 1", (reader, epoch)))
 
     def get(self, org: str, kind: str, fact: str) -> Doc | None:
         rows = self._rows("select doc from facts where org_id = ? and kind = ? and id = ?", (org, kind, fact))
@@ -125,8 +139,7 @@ class FactStore:
 
     def everywhere_in_state(self, kind: str, state: str) -> list[tuple[str, Doc]]:
         """(org, fact) of all orgs. Looks at all facts."""
-        rows = self._rows("select org_id, doc from facts where kind = ? and json_extract(doc, '$.state') = ?", (kind, state))
-        return [(org, orjson.loads(doc)) for org, doc in rows]
+        return [(org, orjson.loads(doc)) for org, doc in self._rows(_IN_STATE, (kind, state))]
 
     def page(
         self, org: str, listing: Listing, filters: Mapping[str, Collection[str]], sort: str, limit: int, cursor: str | None
@@ -156,6 +169,21 @@ class FactStore:
     def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         with self._reading:
             return self._reader.execute(sql, parameters).fetchall()
+
+
+def _write(db: sqlite3.Connection, change: Change) -> None:
+    key = (change.org, change.kind, change.id)
+    row = db.execute("select version, doc from facts where org_id = ? and kind = ? and id = ?", key).fetchone()
+    doc = change.make(None if row is None else orjson.loads(row[1]))
+    if row is None or doc["version"] > row[0]:
+        text = orjson.dumps(doc).decode()
+        db.execute("insert or replace into facts values (?, ?, ?, ?, ?, ?)", (*key, doc["version"], change.at, text))
+
+
+def _position(db: sqlite3.Connection, reader: str, epoch: str, place: Place) -> int | None:
+    where = "reader = ? and epoch = ? and topic = ? and partition = ?"
+    row = db.execute(f"select position from positions where {where}", (reader, epoch, *place)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.support import Processes
+from tests.servers.kafka import kafka
+
+__all__ = ["kafka"]
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from cmis_stream.core.ids import fact_id, incident_key
 from cmis_stream.core.rollups import Rollup
 from cmis_stream.live.tail import LogTail
 from cmis_stream.log import rollup
-from cmis_stream.log.embedded import EmbeddedLog
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
+from cmis_stream.log.reader import LogReader
 from cmis_stream.log.topics import partition_for
+from tests.log.written import Written
 
 NOW = 1_767_225_600_000
 METRICS = "cmis.metrics.v1"
@@ -62,33 +62,30 @@ def figures(source: int, **orgs: int) -> bytes:
 class Results:
     """The log of an instance, its results topics, and a tail that reads it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "log.db"
-        self.log = EmbeddedLog.open(self.path)
-        for topic in (TRANSITIONS, ROLLUPS):
-            self.log.create_topic(topic, PARTITIONS, retention_ms=1000)
-        self.tail = LogTail(self.path, PARTITIONS)
+    def __init__(self, written: Written, reader: LogReader) -> None:
+        self.written, self.reader = written, reader
+        self.tail = LogTail(reader, PARTITIONS)
 
     async def append(self, topic: str, *values: bytes, ts_ms: int = NOW, partition: int = ACME) -> int:
         """The offset of the last one; durable."""
         offset = -1
         for value in values:
-            offset = await self.log.append(topic, partition, None, value, ts_ms=ts_ms)
+            offset = await self.written.append(topic, partition, (None, value), ts_ms=ts_ms)
         return offset
 
-    def trim(self) -> None:
+    async def trim(self) -> None:
         """Retention takes everything that was appended at NOW."""
-        self.log.maintain(NOW + 2000)
+        for topic in (TRANSITIONS, ROLLUPS):
+            await self.written.trim(topic, ACME, NOW + 1)
 
 
-@contextmanager
-def results(folder: Path) -> Iterator[Results]:
-    made = Results(folder)
-    try:
-        yield made
-    finally:
-        made.tail.close()
-        made.log.close()
-
-
-Opened = Callable[[], Results]
+@asynccontextmanager
+async def results(opening: AbstractAsyncContextManager[Written]) -> AsyncIterator[Results]:
+    async with opening as written:
+        for topic in (TRANSITIONS, ROLLUPS):
+            await written.create(topic, PARTITIONS)
+        reader = await written.reader()
+        try:
+            yield Results(written, reader)
+        finally:
+            await reader.close()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cmis_stream.core.errors import CmisError
 from cmis_stream.live import projection as projection_module
 from cmis_stream.live.projection import READER, Projection
 from cmis_stream.log.owner import TRANSITIONS
-from cmis_stream.store.facts import FactStore
+from cmis_stream.store.facts import FactStore, Place
 from tests.live.support import ACME, METRICS, NOW, line, transitions
 
 
@@ -46,7 +50,7 @@ class Run:
             await self.projection.put(ACME, offset, value, lambda offset=offset: self.acked.append(offset))
 
     async def all(self, *records: tuple[int, bytes]) -> None:
-        await self.projection.begin()
+        await self.projection.begin({ACME})
         await self.put(*records)
         await self.projection.settled()
         assert not self.errors
@@ -86,7 +90,7 @@ async def test_two_episodes_of_a_rule_and_an_entity_are_two_incidents(store: Fac
 
 async def test_a_record_is_acked_once_it_is_in_the_store(store: FactStore) -> None:
     run = Run(store)
-    await run.projection.begin()
+    await run.projection.begin({ACME})
     blocker = sqlite3.connect(store._writer.execute("pragma database_list").fetchone()[2], isolation_level=None)
     blocker.execute("begin immediate")
     await run.put((0, transitions(0)))
@@ -102,7 +106,7 @@ async def test_a_store_that_is_locked_for_long_is_waited_for(store: FactStore, m
     monkeypatch.setattr(projection_module, "BUSY_RETRY_S", 0.01)
     store._writer.execute("pragma busy_timeout = 0")
     run = Run(store)
-    await run.projection.begin()
+    await run.projection.begin({ACME})
     path = store._writer.execute("pragma database_list").fetchone()[2]
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("begin immediate")
@@ -132,7 +136,7 @@ async def test_what_cannot_be_written_before_the_end_is_given_up_and_comes_again
     store._writer.execute("pragma busy_timeout = 0")
     blocker = sqlite3.connect(store._writer.execute("pragma database_list").fetchone()[2], isolation_level=None)
     run = Run(store)
-    await run.projection.begin()
+    await run.projection.begin({ACME})
     blocker.execute("begin immediate")
     await run.put((0, transitions(0)))
     await run.projection.settled(0.05)
@@ -145,7 +149,7 @@ async def test_what_cannot_be_written_before_the_end_is_given_up_and_comes_again
 
 async def test_a_store_that_is_broken_ends_the_process_and_acks_nothing(store: FactStore) -> None:
     run = Run(store)
-    await run.projection.begin()
+    await run.projection.begin({ACME})
     store._writer.execute("drop table facts")
     await run.put((0, transitions(0)))
     await run.projection.settled()
@@ -154,7 +158,7 @@ async def test_a_store_that_is_broken_ends_the_process_and_acks_nothing(store: F
 
 async def test_what_came_meanwhile_shares_a_transaction(store: FactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(store)
-    await run.projection.begin()
+    await run.projection.begin({ACME})
     sizes: list[int] = []
     write = store.write
     monkeypatch.setattr(store, "write", lambda changes, *rest: (sizes.append(len(changes)), write(changes, *rest)))
@@ -166,7 +170,7 @@ async def test_what_came_meanwhile_shares_a_transaction(store: FactStore, monkey
 async def test_reading_waits_when_too_much_is_not_written_yet(store: FactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection_module, "MOST_WAITING", 4)
     run = Run(store)
-    await run.projection.begin()
+    await run.projection.begin({ACME})
     await run.put(*[(n, transitions(n)) for n in range(4)])
     assert run.acked == [0, 1, 2, 3]
 
@@ -225,4 +229,191 @@ async def test_what_fired_in_a_log_that_was_replaced_is_resolved(store: FactStor
     doc = store.get("acme", "incident", opened["incident"])
     assert doc is not None and (doc["state"], doc["reason"], doc["resolved_at"]) == ("resolved", "log_replaced", NOW)
     assert [(i, state) for i, state, _ in held(store) if i == again["incident"]] == [(again["incident"], "firing")]
-    assert not store.has_other_logs(READER, "another")
+    assert store.positions(READER, "e") == {}
+
+
+# --- several processes --------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """The end of a process at this point."""
+
+
+class HeldStore(FactStore):
+    """Of one process: each write waits until the test lets it, or kills the process before or after it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.orders: queue.Queue[str] = queue.Queue()
+        self.waiting, self.answered = threading.Event(), threading.Semaphore(0)
+
+    def write(self, *given: Any) -> bool:
+        self.waiting.set()
+        order = self.orders.get()
+        self.waiting.clear()
+        try:
+            if order == "killed before":
+                raise Killed
+            written = super().write(*given)
+            if order == "killed after":
+                raise Killed
+            return written
+        finally:
+            self.answered.release()
+
+    def close(self) -> None:
+        self.orders.put("killed before")
+        super().close()
+
+
+class Worker:
+    """A process that reads the topic from what is committed on, as after an assignment of the partition."""
+
+    def __init__(self, path: Path, committed: int) -> None:
+        self.store = HeldStore(path)
+        self.run = Run(self.store)
+        self.reads_next = committed
+
+    async def assigned(self, committed: int) -> None:
+        self.reads_next = committed
+        await self.run.projection.begin({ACME})
+
+    async def read(self, topic: list[bytes], count: int) -> None:
+        records = list(enumerate(topic))[self.reads_next : self.reads_next + count]
+        await self.run.put(*records)
+        self.reads_next += len(records)
+
+    async def write(self, order: str = "go on") -> None:
+        """Lets one write happen, if there is one."""
+        for _ in range(3):  # turns of the loop until the task that writes has asked its thread to
+            await asyncio.sleep(0)
+        writing = self.run.projection._writing
+        if writing is None or writing.done():
+            return
+        await asyncio.to_thread(self.store.waiting.wait)
+        self.store.orders.put(order)
+        await asyncio.to_thread(self.store.answered.acquire)
+        # It is told of the outcome, and waits for its next order or is done.
+        while not writing.done() and not self.store.waiting.is_set():
+            await asyncio.sleep(0.0005)
+
+    async def end(self) -> None:
+        while (writing := self.run.projection._writing) is not None and not writing.done():
+            await self.write("killed before")
+        self.store.close()
+
+
+_moves = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.one_of(
+            st.tuples(st.just("read"), st.integers(1, 5)),
+            st.tuples(st.just("write"), st.just(0)),
+            st.tuples(st.just("assigned"), st.integers(0, 3)),
+            st.tuples(st.sampled_from(["killed before", "killed after"]), st.integers(0, 3)),
+        ),
+    ),
+    max_size=25,
+)
+TOLD = [(source, transitions(source, *lines)) for source, lines in EPISODES]
+REPEATED = [value for _, value in [*TOLD[:3], *TOLD[1:5], *TOLD[2:4], *TOLD[3:]]]
+"""The topic as two metrics agents that know nothing of each other have written it."""
+
+
+def documents(store: FactStore) -> dict[str, Any]:
+    both = [*store.everywhere_in_state("incident", "firing"), *store.everywhere_in_state("incident", "resolved")]
+    return {doc["id"]: doc for _, doc in both}
+
+
+async def _alone(path: Path) -> dict[str, Any]:
+    store = FactStore(path)
+    await Run(store).all(*enumerate(REPEATED))
+    found = documents(store)
+    store.close()
+    return found
+
+
+@given(_moves)
+@example([(0, ("read", 3)), (1, ("read", 5)), (1, ("write", 0)), (1, ("read", 5)), (1, ("write", 0)), (0, ("write", 0))])
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+def test_two_processes_that_both_hold_a_partition_write_what_one_alone_would_and_positions_only_grow(
+    tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[int, tuple[str, int]]]
+) -> None:
+    """Either is the zombie: nobody tells a process that it has lost the partition. Every order of reading, writing, kills in
+    the middle of a write and new assignments, which begin up to `back` records before what is written."""
+    folder = tmp_path_factory.mktemp("two")
+
+    async def run() -> None:
+        outside = FactStore(folder / "store.db")
+        workers = [Worker(folder / "store.db", 0) for _ in range(2)]
+        for worker in workers:
+            await worker.assigned(0)
+        highest: dict[Place, int] = {}
+        for which, (action, back) in moves:
+            worker, committed = workers[which], max(0, highest.get((TRANSITIONS, ACME), -1) + 1 - back)
+            if action == "read":
+                await worker.read(REPEATED, back)
+            elif action == "write":
+                await worker.write()
+            elif action == "assigned":
+                await worker.assigned(committed)
+            else:
+                await worker.write(action)
+                await worker.end()
+                assert all(isinstance(error, Killed) for error in worker.run.errors), worker.run.errors
+                workers[which] = Worker(folder / "store.db", committed)
+                await workers[which].assigned(committed)
+            positions = outside.positions(READER, "e")
+            assert all(positions.get(place, -1) >= position for place, position in highest.items()), (positions, highest)
+            highest = positions
+            passed = [
+                body["transitions"]
+                for body in map(orjson.loads, REPEATED)
+                if body["source"][2] <= highest.get((METRICS, ACME), -1)
+            ]
+            assert {line["incident"] for lines in passed for line in lines} == documents(outside).keys()
+        for worker in workers:
+            assert not worker.run.errors
+            await worker.end()
+        await Run(outside).all(*enumerate(REPEATED))
+        assert documents(outside) == await _alone(folder / "alone.db")
+        assert outside.positions(READER, "e") == {(TRANSITIONS, ACME): len(REPEATED) - 1, (METRICS, ACME): 6}
+        outside.close()
+
+    asyncio.run(run())
+
+
+async def test_a_zombie_s_write_of_what_others_have_passed_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    zombie, successor = Worker(path, 0), FactStore(path)
+    await zombie.assigned(0)
+    await zombie.read(REPEATED, 5)
+    await asyncio.to_thread(zombie.store.waiting.wait)
+    await Run(successor).all(*enumerate(REPEATED))
+    before, positions = documents(successor), successor.positions(READER, "e")
+    for _ in range(2):
+        await zombie.write()
+    await zombie.run.projection.settled()
+    assert not zombie.run.errors
+    assert documents(successor) == before and successor.positions(READER, "e") == positions
+    await zombie.end()
+    successor.close()
+
+
+async def test_a_store_whose_positions_went_back_ends_the_process(store: FactStore) -> None:
+    run = Run(store)
+    await run.all(*enumerate(REPEATED[:3]))
+    store._writer.execute("delete from positions")  # as a backup that is put back does
+    await run.put(*list(enumerate(REPEATED))[3:5])
+    await run.projection.settled()
+    (error,) = run.errors
+    assert isinstance(error, CmisError) and "expected 2 or more" in str(error)
+    assert run.acked == [0, 1, 2]
+
+
+async def test_processes_that_begin_in_a_new_log_one_after_the_other_end_nothing_of_it(store: FactStore) -> None:
+    await Run(store).all((0, transitions(0)))
+    first, second = Run(store, epoch="another"), Run(store, epoch="another")
+    await first.all((0, transitions(0, again := line(1, campaign="d"))))
+    await second.projection.begin({ACME})
+    assert documents(store)[again["incident"]]["state"] == "firing"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,16 @@ from cmis_stream.backplane.contract import Publication
 from cmis_stream.live import tail as tail_module
 from cmis_stream.live.tail import LOOK_BACK
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
+from cmis_stream.log.reader import LogAway
 from tests.live.support import ACME, FIGURES, INCIDENTS, NOW, Results, figures, line, results, transitions
+from tests.log.written import written_embedded, written_kafka
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Results]:
+    opening = written_embedded(tmp_path) if request.param == "embedded" else written_kafka(request.getfixturevalue("kafka").url)
+    async with results(opening) as made:
+        yield made
 
 
 def offsets(found: Sequence[Publication] | None) -> list[int] | None:
@@ -52,7 +62,7 @@ def test_pages_of_any_size_hold_each_result_once(
     tmp_path_factory: pytest.TempPathFactory, crashes: list[int], after: int, limit: int
 ) -> None:
     async def run() -> None:
-        with results(tmp_path_factory.mktemp("log")) as world:
+        async with results(written_embedded(tmp_path_factory.mktemp("log"))) as world:
             sources, source = [], 0
             for crash in [*crashes, None]:
                 sources += range(source, source + 5)
@@ -73,9 +83,9 @@ def test_pages_of_any_size_hold_each_result_once(
 
 async def test_what_retention_has_taken_cannot_be_read(world: Results) -> None:
     await world.append(TRANSITIONS, *[transitions(source) for source in range(3)])
-    world.trim()
+    await world.trim()
     await world.append(TRANSITIONS, transitions(3), transitions(4), ts_ms=NOW + 2000)
-    assert world.log.earliest(TRANSITIONS, ACME) == 3
+    assert (await world.reader.starts(TRANSITIONS))[ACME] == 3
     assert await world.tail.read(INCIDENTS, 1, 10) is None
     assert await world.tail.read(INCIDENTS, 3, 10) is None, "whether 4 is a repeat cannot be said: what it could repeat is gone"
 
@@ -83,7 +93,7 @@ async def test_what_retention_has_taken_cannot_be_read(world: Results) -> None:
 async def test_the_log_may_be_trimmed_behind_what_is_looked_back_to(world: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail_module, "LOOK_BACK", 2)
     await world.append(TRANSITIONS, *[transitions(source) for source in range(3)])
-    world.trim()
+    await world.trim()
     await world.append(TRANSITIONS, *[transitions(source) for source in range(3, 7)], ts_ms=NOW + 2000)
     assert await world.tail.read(INCIDENTS, 3, 10) is None
     assert offsets(await world.tail.read(INCIDENTS, 4, 10)) == [5, 6]
@@ -107,7 +117,7 @@ async def test_a_moment_is_the_offset_before_the_first_result_of_that_time(world
 async def test_a_moment_before_what_the_log_holds_is_not_known(world: Results) -> None:
     assert await world.tail.moment(INCIDENTS, NOW) == -1
     await world.append(TRANSITIONS, transitions(0), transitions(1))
-    world.trim()
+    await world.trim()
     await world.append(TRANSITIONS, transitions(2), transitions(3), ts_ms=NOW + 2000)
     assert await world.tail.moment(INCIDENTS, NOW + 2000) is None
     assert await world.tail.moment(INCIDENTS, NOW + 2001) == 3
@@ -118,14 +128,27 @@ async def test_the_newest_records_come_with_the_offset_before_them(world: Result
     assert await world.tail.newest("cmis.unknown.v1", ACME, 10, 1000) == (-1, [])
     await world.append(TRANSITIONS, *[transitions(source) for source in range(120)])
     before, records = await world.tail.newest(TRANSITIONS, ACME, 60, 1 << 30)
-    assert (before, [r.offset for r in records]) == (19, list(range(20, 120)))
+    assert (before, [r.offset for r in records]) == (59, list(range(60, 120)))
     before, records = await world.tail.newest(TRANSITIONS, ACME, 1000, 1)
     assert (before, [r.offset for r in records]) == (69, list(range(70, 120)))
-    world.trim()
+    await world.trim()
     assert await world.tail.newest(TRANSITIONS, ACME, 10, 1000) == (119, [])
 
 
-def test_a_channel_comes_from_its_org_s_partition(world: Results) -> None:
+async def test_the_newest_are_found_whatever_their_sizes_are(world: Results) -> None:
+    """Steps back follow the size of what was seen: small records behind large ones, and the other way round."""
+    padded = [transitions(n, line(n, campaign="c" * (40_000 if 200 <= n < 220 else 1))) for n in range(400)]
+    await world.append(TRANSITIONS, *padded)
+    for most in (1, 50, 51, 170, 230, 399, 400, 4000):
+        before, records = await world.tail.newest(TRANSITIONS, ACME, most, 1 << 30)
+        count = min(400, max(most, 50))
+        assert (before, [r.offset for r in records]) == (399 - count, list(range(400 - count, 400)))
+    before, records = await world.tail.newest(TRANSITIONS, ACME, 4000, 300_000)
+    size = sum(len(r.value or b"") for r in records)
+    assert size >= 300_000 and len(records) < 400 and [r.offset for r in records] == list(range(before + 1, 400))
+
+
+async def test_a_channel_comes_from_its_org_s_partition(world: Results) -> None:
     assert world.tail.place(INCIDENTS) == (TRANSITIONS, ACME) and world.tail.place(FIGURES) == (ROLLUPS, ACME)
     assert world.tail.place("org:globex:metrics")[1] != ACME
 
@@ -139,9 +162,13 @@ async def test_reading_is_not_done_on_the_event_loop_s_thread(world: Results, mo
     assert threads and threading.get_ident() not in threads
 
 
-async def test_a_closed_tail_reads_nothing_more(world: Results) -> None:
+async def test_a_tail_whose_reader_is_closed_says_that_the_log_is_away(world: Results) -> None:
     await world.append(TRANSITIONS, transitions(0))
-    world.tail.close()
-    assert await world.tail.read(INCIDENTS, -1, 1) is None
-    assert await world.tail.moment(INCIDENTS, NOW) is None
+    await world.reader.close()
+    for asked in (world.tail.read(INCIDENTS, -1, 1), world.tail.moment(INCIDENTS, NOW), world.tail.newest(ROLLUPS, 0, 1, 1)):
+        with pytest.raises(LogAway):
+            await asked
+
+
+def test_no_repeat_is_further_from_its_original_than_is_looked_back() -> None:
     assert LOOK_BACK >= 800

@@ -280,3 +280,23 @@ async def test_applying_waits_when_too_much_is_applied_and_not_acked(monkeypatch
     await owner.checkpoint(wait=True)
     await owner.checkpoint(wait=True)
     assert world.acked == list(range(100))
+
+
+async def test_rule_sets_that_come_again_or_late_and_ticks_of_another_time_change_nothing() -> None:
+    """Copies of two workers' catalogs, and the tick of one that was stopped and wrote it when it went on."""
+    once = [
+        rules(), *(events((f"c{n % 3}", 1000 * n, 4.0), first=n, clicks=1) for n in range(12)), rules(2, RULES[:1]),
+        *(events((f"c{n % 2}", 60_000 + 9_000 * n, 2.5), first=12 + n) for n in range(12)),
+    ]  # fmt: skip
+    again = [
+        once[0], *(record for event in once[1:13] for record in (event, once[0])), once[13],
+        *(record for event in once[14:] for record in (once[13], event, once[0], encode(Tick(NOW - 60_000)))),
+    ]  # fmt: skip
+    worlds, owners = (World(), World()), []
+    for world, stream in zip(worlds, (once, again), strict=True):
+        owners.append(world.owner())
+        await world.feed(owners[-1], stream)
+    told = [[{**line, "id": "", "incident": ""} for line in world.lines] for world in worlds]
+    assert told[0] == told[1] and len(told[0]) >= 6
+    assert owners[0].engine.rules.firing_pairs() == owners[1].engine.rules.firing_pairs()
+    assert owners[1].engine.versions == {"acme": 2}

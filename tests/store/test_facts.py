@@ -17,7 +17,7 @@ from cmis_stream.core.ids import fact_id
 from cmis_stream.core.rules import SEVERITIES
 from cmis_stream.modules.alerts.history import HISTORY
 from cmis_stream.store import facts as facts_module
-from cmis_stream.store.facts import Change, FactStore
+from cmis_stream.store.facts import Change, FactStore, Place
 
 NOW = 1_767_225_600_000
 
@@ -85,9 +85,53 @@ def test_positions_count_in_one_log_for_one_reader(store: FactStore) -> None:
     store.write([], "r", "old", {("t", 0): 8})
     store.write([], "other", "old", {("t", 0): 3})
     assert store.positions("r", "old") == {("t", 0): 8, ("t", 1): 9}
-    assert store.positions("r", "new") == {} and store.has_other_logs("r", "new") and not store.has_other_logs("r", "old")
-    store.forget_other_logs("r", "new")
-    assert not store.has_other_logs("r", "new") and store.positions("other", "old") == {("t", 0): 3}
+    assert store.positions("r", "new") == {} and store.positions("other", "old") == {("t", 0): 3}
+
+
+def test_nothing_is_written_on_positions_that_others_have_moved(store: FactStore) -> None:
+    made = [incident(n) for n in range(4)]
+
+    def write(doc: dict[str, Any], positions: dict[Place, int], before: dict[Place, int]) -> bool:
+        return store.write([Change("acme", "incident", doc["id"], NOW, partial(_instead, doc))], "r", "e", positions, before)
+
+    assert write(made[0], {("t", 0): 4, ("s", 0): 9}, {})
+    assert not write(made[1], {("t", 0): 5}, {}), "there is one already"
+    assert not write(made[1], {("t", 0): 5}, {("t", 0): 3})
+    assert not write(made[1], {("t", 0): 5, ("s", 0): 10}, {("t", 0): 4, ("s", 0): 8})
+    assert not write(made[1], {("t", 0): 5, ("t", 1): 2}, {("t", 0): 4, ("t", 1): 1}), "there was one"
+    assert numbers(store.in_state("acme", "incident", "firing", 9)) == [0]
+    assert store.positions("r", "e") == {("t", 0): 4, ("s", 0): 9}
+    assert write(made[2], {("t", 0): 5}, {("t", 0): 4, ("s", 0): 8}), "what does not move does not matter"
+    assert write(made[3], {("t", 1): 0}, {("t", 0): 4}), "another partition"
+    assert store.positions("r", "e") == {("t", 0): 5, ("s", 0): 9, ("t", 1): 0}
+
+
+def test_a_process_begins_while_another_one_was_stopped_in_the_middle_of_a_write(store: FactStore, tmp_path: Path) -> None:
+    store.write([], "r", "e", {("t", 0): 7})
+    store._writer.execute("begin immediate")
+    beginning = FactStore(tmp_path / "store.db")
+    beginning.leave_other_logs("r", "e", "incident", "firing", lambda _org, _doc: pytest.fail("none is another's"))
+    assert beginning.positions("r", "e") == {("t", 0): 7}
+    beginning.close()
+    store._writer.execute("rollback")
+
+
+def test_leaving_other_logs_changes_their_facts_once_and_forgets_how_far_they_were_read(store: FactStore) -> None:
+    def end(org: str, doc: dict[str, Any]) -> Change:
+        return Change(org, "incident", doc["id"], NOW, lambda _: {**doc, "state": "resolved", "version": 2})
+
+    put(store, incident(1), incident(2, state="resolved"))
+    put(store, incident(3), org="beta")
+    store.write([], "r", "old", {("t", 0): 7})
+    store.write([], "other", "old", {("t", 0): 3})
+    store.leave_other_logs("r", "old", "incident", "firing", end)
+    assert [org for org, _ in store.everywhere_in_state("incident", "firing")] == ["acme", "beta"]
+    store.leave_other_logs("r", "new", "incident", "firing", end)
+    assert store.everywhere_in_state("incident", "firing") == []
+    assert store.positions("r", "old") == {} and store.positions("other", "old") == {("t", 0): 3}
+    put(store, incident(4))  # of the new log, by a process that began before this one
+    store.leave_other_logs("r", "new", "incident", "firing", end)
+    assert [doc["started_at"] for _, doc in store.everywhere_in_state("incident", "firing")] == [NOW + 4]
 
 
 def test_what_is_in_a_state_comes_the_newest_first_and_is_of_one_org(store: FactStore) -> None:
