@@ -34,6 +34,10 @@ class _Ring:
 class MemoryBackplane:
     """Guarantees as in `contract.py`; for one event loop."""
 
+    kind = "memory"
+    connected = True
+    reconnects = 0
+
     def __init__(
         self,
         epoch: str,
@@ -60,7 +64,20 @@ class MemoryBackplane:
         self._listeners: dict[str, list[Listener]] = {}
         self._waiting: dict[Place, dict[asyncio.Future[None], int]] = {}
 
+    async def open(self) -> None:
+        """Nothing to connect to."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
     # --- what deliver says --------------------------------------------------------------------------------------------
+
+    async def begin(self, topic: str, partition: int, offset: int) -> int:
+        place = topic, partition
+        if self._reached.get(place, offset) < offset:
+            self._skip(place, offset)
+        self._move(place, offset)
+        return self._reached[place]
 
     async def publish(self, channel: str, publication: Publication) -> None:
         place = self._place(channel)
@@ -71,10 +88,7 @@ class MemoryBackplane:
             return
         ring.last = publication.offset
         ring.held.append(publication)
-        size = publication.size
-        if size is None:
-            size = sum(len(item.json) for item in publication.items)
-        self._oldest_first[channel, publication.offset] = size
+        size = self._oldest_first[channel, publication.offset] = publication.about_bytes
         self._bytes += size
         self._forget(ring, channel)
         for listener in tuple(self._listeners.get(channel, ())):
@@ -89,6 +103,20 @@ class MemoryBackplane:
         for future, wanted in self._waiting.get(place, {}).items():
             if wanted <= self._reached[place] and not future.done():
                 future.set_result(None)
+
+    def _skip(self, place: Place, offset: int) -> None:
+        """Nobody publishes what this partition has up to `offset`: the log has it."""
+        self._began[place] = offset
+        for channel, ring in self._rings.items():
+            if ring.place == place:
+                for held in ring.held:
+                    self._bytes -= self._oldest_first.pop((channel, held.offset))
+                ring.held.clear()
+                ring.complete_after = ring.last = offset
+        for channel, listeners in self._listeners.items():
+            if self._place(channel) == place:
+                for listener in tuple(listeners):
+                    listener(channel, Publication(offset, (), gap=True))
 
     def _forget(self, ring: _Ring, channel: str) -> None:
         if len(ring.held) > self._per_channel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -201,8 +201,9 @@ class Group:
 class Feed:
     """A whole channel on this node: what listens on the backplane, the groups, and the subscriptions in the making."""
 
-    def __init__(self, whole: str, topic: str, fanout: Fanout) -> None:
-        self.whole, self._topic, self._fanout = whole, topic, fanout
+    def __init__(self, whole: str, topic: str, fanout: Fanout, lost: Callable[[Subscription], None]) -> None:
+        """lost: ends a subscription whose client has to subscribe again, as publications are missing."""
+        self.whole, self._topic, self._fanout, self._lost = whole, topic, fanout, lost
         self.lock = asyncio.Lock()
         """Held while listening begins or ends."""
         self.listening = False
@@ -217,6 +218,9 @@ class Feed:
 
     def publish(self, _: str, publication: Publication) -> None:
         """The backplane's listener."""
+        if publication.gap:
+            self._miss()
+            return
         self._fanout.figures.publications += 1
         for subscription in self._making:
             subscription.keep(publication)
@@ -229,6 +233,13 @@ class Feed:
         for entity in entities:
             for group in self._by_entity.get(entity, ()):
                 group.put(publication)
+
+    def _miss(self) -> None:
+        for subscription in self._making:
+            subscription.overflowed = True  # what is missing is read again, or cannot be
+        for group in list(self._groups.values()):
+            for client in list(group.members.values()):
+                self._lost(client.subscriptions[group.name])
 
     def make(self, subscription: Subscription) -> None:
         self._making.add(subscription)

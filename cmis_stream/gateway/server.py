@@ -1,4 +1,4 @@
-"""The gateway's server: websockets on a port of its own, beside them /healthz, /readyz, /metrics and
+"""The gateway's server: websockets on a port of its own, beside them /healthz, /readyz, /metrics, /status and
 /asyncapi.json.
 
 Frames are built once for all and written straight to the transport (`frames.py`). Connections with permessage-deflate, which
@@ -11,11 +11,11 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -42,6 +42,19 @@ ABNORMAL = 1006
 UNREAD_BYTES = 4 << 20
 """Of a socket that a client may leave unread; what fills it beyond our queues is answers to pings that it keeps sending."""
 DRAIN_STEPS = 10
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ProcessHealth(Protocol):
+    """`health.health.Health`; troubles are sentences when they are written."""
+
+    def dead(self) -> Sequence[object]: ...
+
+    async def not_ready(self) -> Sequence[object]: ...
+
+    async def exposition(self) -> bytes: ...
+
+    async def status(self) -> dict[str, Any]: ...
 
 
 class _Connection(ServerConnection):
@@ -123,9 +136,13 @@ class Gateway:
         node: str = "gateway",
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         methods: Mapping[str, Method] | None = None,
+        health: ProcessHealth | None = None,
+        is_operator: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """allowed_origins: of pages that may connect, as browsers write them; programs send none. node: this one's name among
-        others. clock: epoch ms. methods: what rpc commands call, by name."""
+        others. clock: epoch ms. methods: what rpc commands call, by name. health: of the process; None: the gateway's own
+        figures are all. is_operator: whether a bearer token may read /status."""
+        self._health, self._is_operator = health, is_operator
         self.limits = limits or Limits()
         self.hub = Hub(
             backplane, access, snapshots, self.limits,
@@ -199,17 +216,24 @@ class Gateway:
 
     # --- plain HTTP ---------------------------------------------------------------------------------------------------
 
-    def _respond(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _respond(self, connection: ServerConnection, request: Request) -> Response | None:
         """None: the handshake may go on."""
         url = urlsplit(request.path)
         match url.path:
             case "/healthz":
-                return connection.respond(HTTPStatus.OK, "ok\n")
+                return _told(connection, [] if self._health is None else self._health.dead())
             case "/readyz":
-                takes = HTTPStatus.OK if self._takes_connections else HTTPStatus.SERVICE_UNAVAILABLE
-                return connection.respond(takes, takes.phrase + "\n")
+                troubles = [] if self._health is None else await self._health.not_ready()
+                if not self._takes_connections:
+                    troubles = [*troubles, "no connections are taken now"]
+                return _told(connection, troubles)
             case "/metrics":
-                return self._metrics(connection)
+                return await self._metrics(connection)
+            case "/status" if self._health is not None:
+                scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+                if scheme.lower() != "bearer" or not self._is_operator(token.strip()):
+                    return connection.respond(HTTPStatus.FORBIDDEN, "the status is told with a peer token\n")
+                return _response(connection, msgspec.json.encode(await self._health.status()).decode(), "application/json")
             case "/asyncapi.json":
                 document = asyncapi_document(f"ws://{request.headers.get('Host', '')}{PATH}")
                 return _response(connection, msgspec.json.encode(document).decode(), "application/json")
@@ -230,7 +254,9 @@ class Gateway:
     def _takes_connections(self) -> bool:
         return not self._draining and len(self.hub.clients) < self.limits.connections
 
-    def _metrics(self, connection: ServerConnection) -> Response:
+    async def _metrics(self, connection: ServerConnection) -> Response:
+        if self._health is not None:
+            return _response(connection, (await self._health.exposition()).decode(), _EXPOSITION)
         outboxes = [client.outbox for client in self.hub.clients]
         text = prometheus(
             self.hub.figures,
@@ -239,7 +265,12 @@ class Gateway:
             queue_bytes=sum(outbox.lossless_bytes for outbox in outboxes),
             conflated_items=sum(outbox.conflated_items for outbox in outboxes),
         )
-        return _response(connection, text, "text/plain; version=0.0.4; charset=utf-8")
+        return _response(connection, text, _EXPOSITION)
+
+
+def _told(connection: ServerConnection, troubles: Collection[object]) -> Response:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if troubles else HTTPStatus.OK
+    return connection.respond(status, "".join(f"{trouble}\n" for trouble in troubles) or "ok\n")
 
 
 def _response(connection: ServerConnection, text: str, content_type: str) -> Response:

@@ -81,7 +81,7 @@ class Subscriptions:
             raise CommandError(codes.LIMIT_EXCEEDED, f"expected at most {limits.subscriptions_per_org} subscriptions of an org")
         feed = self._feeds.get(channel.whole)
         if feed is None:
-            feed = self._feeds[channel.whole] = Feed(channel.whole, channel.topic, self._fanout)
+            feed = self._feeds[channel.whole] = Feed(channel.whole, channel.topic, self._fanout, self._lost)
         subscription = Subscription(client, request.channel, channel, selection, feed, limits.held)
         feed.make(subscription)
         client.subscriptions[request.channel] = subscription
@@ -176,8 +176,12 @@ class Subscriptions:
             await self._catch_up(subscription, start, told)
         except Exception:  # whatever it is, the client must know that something may be missing: it subscribes again
             log.exception("a client could not catch up on %s", subscription.channel.whole)
-            self.end(subscription)
-            client.send(protocol.unsubscribe_push(subscription.name, codes.INSUFFICIENT_STATE, "insufficient state"))
+            self._lost(subscription)
+
+    def _lost(self, subscription: Subscription) -> None:
+        self.end(subscription)
+        push = protocol.unsubscribe_push(subscription.name, codes.INSUFFICIENT_STATE, "insufficient state")
+        subscription.client.send(push)
 
     async def _start(self, subscription: Subscription, request: protocol.Subscribe, since_ms: int | None) -> _Start:
         whole = subscription.channel.whole

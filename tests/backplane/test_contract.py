@@ -3,99 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmis_stream.backplane.contract import Backplane, Item, Publication, Recovered, Unready
-from cmis_stream.backplane.memory import MemoryBackplane
-from tests.gateway.world import INCIDENTS, TOPICS, Log, incident, metric, place
-
-TOPIC = TOPICS["incidents"]
-OTHER = "org:globex:incidents"  # of the same partition
-
-Make = Callable[..., Backplane]
-
-
-def memory(log: Log, **options: Any) -> Backplane:
-    return MemoryBackplane("epoch-1", place, log.read, log.moment, **{"patience_s": 0.02, **options})
-
-
-IMPLEMENTATIONS = {"memory": memory}
-
-
-@pytest.fixture(params=IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys())
-def make(request: pytest.FixtureRequest) -> Make:
-    found: Make = request.param
-    return found
-
-
-class Writer:
-    """What the agent deliver does: a record into the log, its publications, and that it has been reached."""
-
-    def __init__(self, backplane: Backplane, log: Log) -> None:
-        self.backplane, self.log = backplane, log
-
-    async def begin(self, topic: str = TOPIC) -> None:
-        await self.backplane.reached(topic, 0, self.log.next_offset[topic] - 1)
-
-    def append(self, *channels: str, stamp_ms: int = 0, item: Item | None = None) -> int:
-        topic = place(channels[0])[0] if channels else TOPIC
-        offset = self.log.next_offset[topic]
-        self.log.next_offset[topic] += 1
-        for channel in channels:
-            publication = Publication(offset, [item or incident(offset)])
-            self.log.records[topic].append((stamp_ms, channel, publication))
-        return offset
-
-    async def deliver(self, offset: int, topic: str = TOPIC) -> None:
-        for _, channel, publication in [entry for entry in self.log.records[topic] if entry[2].offset == offset]:
-            await self.backplane.publish(channel, Publication(offset, publication.items))
-        await self.backplane.reached(topic, 0, offset)
-
-    async def write(self, *channels: str) -> int:
-        offset = self.append(*channels)
-        await self.deliver(offset, place(channels[0])[0] if channels else TOPIC)
-        return offset
-
-
-def offsets(publications: Any) -> list[int]:
-    return [publication.offset for publication in publications]
+from cmis_stream.backplane.contract import Backplane, Publication, Recovered, Unready
+from tests.backplane.support import OTHER, TOPIC, Heard, Make, Opener, Writer, offsets
+from tests.gateway.world import INCIDENTS, METRICS, TOPICS, Log, incident, metric
 
 
 async def test_a_listener_gets_the_publications_of_its_channel_in_order_and_repeats_only_once(make: Make) -> None:
     log = Log()
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
     await writer.begin()
-    heard: list[tuple[str, int]] = []
-    await backplane.listen(INCIDENTS, listener := lambda channel, publication: heard.append((channel, publication.offset)))
-    await backplane.listen(INCIDENTS, listener)
+    heard = Heard()
+    await backplane.listen(INCIDENTS, heard)
+    await backplane.listen(INCIDENTS, heard)
     for channels in ((INCIDENTS,), (OTHER,), (), (INCIDENTS, OTHER)):
         await writer.write(*channels)
     for repeated in (0, 3, 1):
         await writer.deliver(repeated)
-    assert heard == [(INCIDENTS, 0), (INCIDENTS, 3)]
+    assert await heard.until(await writer.write(INCIDENTS)) == [0, 3, 4]
 
 
 async def test_who_does_not_listen_any_more_hears_nothing(make: Make) -> None:
     log = Log()
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
-    heard: list[int] = []
-    await backplane.listen(INCIDENTS, listener := lambda _, publication: heard.append(publication.offset))
-    await writer.write(INCIDENTS)
-    await backplane.unlisten(INCIDENTS, listener)
-    await writer.write(INCIDENTS)
-    assert heard == [0]
+    heard, stays = Heard(), Heard()
+    for listener in (heard, stays):
+        await backplane.listen(INCIDENTS, listener)
+    await heard.until(await writer.write(INCIDENTS))
+    await backplane.unlisten(INCIDENTS, heard)
+    assert await stays.until(await writer.write(INCIDENTS)) == [0, 1]
+    assert heard.offsets == [0]
 
 
 async def test_an_offset_that_the_partition_has_passed_is_not_published_any_more_in_any_channel(make: Make) -> None:
     log = Log()
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
     await writer.begin()
     await writer.write(OTHER)
@@ -106,7 +56,7 @@ async def test_an_offset_that_the_partition_has_passed_is_not_published_any_more
 
 async def test_a_channel_without_publications_has_the_position_of_its_partition(make: Make) -> None:
     log = Log()
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
     await writer.begin()
     assert await backplane.position(INCIDENTS) == (-1, "epoch-1")
@@ -118,17 +68,17 @@ async def test_a_channel_without_publications_has_the_position_of_its_partition(
 
 async def test_the_position_does_not_pass_a_record_of_which_only_some_publications_are_out(make: Make) -> None:
     log = Log()
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
     await writer.begin()
     offset = writer.append(OTHER, INCIDENTS)
     await backplane.publish(OTHER, Publication(offset, [incident(1)]))
-    assert (await backplane.position(OTHER)).offset == 0
+    assert (await backplane.position(OTHER)).offset <= offset
     assert (await backplane.position(INCIDENTS)).offset == -1
 
 
 async def test_before_anything_is_known_of_a_partition_the_answer_is_to_ask_again(make: Make) -> None:
-    backplane = make(Log())
+    backplane = await make(Log())
     with pytest.raises(Unready, match=r"cmis\.transitions\.v1, partition 0"):
         await backplane.position(INCIDENTS)
     with pytest.raises(Unready):
@@ -137,7 +87,7 @@ async def test_before_anything_is_known_of_a_partition_the_answer_is_to_ask_agai
 
 async def test_what_was_missed_comes_from_memory_or_beyond_it_from_the_log_without_a_hole(make: Make) -> None:
     log = Log()
-    backplane = make(log, per_channel=3)
+    backplane = await make(log, per_channel=3)
     writer = Writer(backplane, log)
     await writer.begin()
     for number in range(20):
@@ -152,10 +102,10 @@ async def test_what_was_missed_comes_from_memory_or_beyond_it_from_the_log_witho
 @pytest.mark.spec("GTW-O01")
 async def test_a_backplane_that_has_just_started_recovers_from_the_log(make: Make) -> None:
     log = Log()
-    before = Writer(make(log), log)
+    before = Writer(await make(log), log)
     for _ in range(10):
         await before.write(INCIDENTS)
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
     await writer.begin()
     await writer.write(INCIDENTS)
@@ -164,7 +114,7 @@ async def test_a_backplane_that_has_just_started_recovers_from_the_log(make: Mak
 
 async def test_what_cannot_be_had_whole_is_not_given_in_part(make: Make) -> None:
     log = Log()
-    backplane = make(log, per_channel=3)
+    backplane = await make(log, per_channel=3)
     writer = Writer(backplane, log)
     await writer.begin()
     for _ in range(10):
@@ -179,15 +129,15 @@ async def test_what_cannot_be_had_whole_is_not_given_in_part(make: Make) -> None
 
 async def test_an_offset_ahead_of_the_position_is_waited_for(make: Make) -> None:
     log = Log()
-    backplane = make(log, patience_s=3_600)
+    backplane = await make(log, patience_s=3_600)
     writer = Writer(backplane, log)
     for _ in range(3):
         writer.append(INCIDENTS)
-    await backplane.reached(TOPIC, 0, -1)  # the agent begins again at the first of them
+    await backplane.begin(TOPIC, 0, -1)  # the agent begins again at the first of them
     recovering = asyncio.create_task(backplane.recover(INCIDENTS, 1, "epoch-1", 10))
     for offset in range(3):
         await asyncio.sleep(0)
-        assert not recovering.done()
+        assert offset > 1 or not recovering.done()
         await writer.deliver(offset)
     async with asyncio.timeout(20):
         recovered = await recovering
@@ -211,7 +161,7 @@ class HeldLog(Log):
 
 async def test_a_record_that_is_in_the_log_before_it_is_published_comes_once(make: Make) -> None:
     log = HeldLog()
-    backplane = make(log, per_channel=1)
+    backplane = await make(log, per_channel=1)
     writer = Writer(backplane, log)
     await writer.begin()
     for _ in range(5):
@@ -226,7 +176,7 @@ async def test_a_record_that_is_in_the_log_before_it_is_published_comes_once(mak
 
 async def test_what_memory_loses_while_the_log_is_read_is_read_from_the_log(make: Make) -> None:
     log = HeldLog()
-    backplane = make(log, per_channel=1)
+    backplane = await make(log, per_channel=1)
     writer = Writer(backplane, log)
     await writer.begin()
     for _ in range(5):
@@ -241,7 +191,7 @@ async def test_what_memory_loses_while_the_log_is_read_is_read_from_the_log(make
 
 async def test_pages_lead_through_everything(make: Make) -> None:
     log = Log()
-    backplane = make(log, per_channel=5)
+    backplane = await make(log, per_channel=5)
     writer = Writer(backplane, log)
     await writer.begin()
     for number in range(23):
@@ -253,24 +203,10 @@ async def test_pages_lead_through_everything(make: Make) -> None:
     assert found == [number for number in range(23) if number % 3]
 
 
-async def test_memory_is_bounded_over_all_channels_and_the_log_has_the_rest(make: Make) -> None:
-    log = Log()
-    size = len(incident(0, text="x" * 1000).json)
-    backplane = make(log, max_bytes=10 * size + 5)
-    writer = Writer(backplane, log)
-    await writer.begin()
-    channels = [f"org:o{number}:incidents" for number in range(4)]
-    for number in range(40):
-        await writer.deliver(writer.append(channels[number % 4], item=incident(number, text="x" * 1000)))
-    held = [len((await backplane.newest(channel, 100)).publications or ()) for channel in channels]
-    assert sum(held) in (9, 10) and max(held) - min(held) <= 1
-    assert offsets((await backplane.recover(channels[0], -1, "epoch-1", 100)).publications) == list(range(0, 40, 4))
-
-
 @pytest.mark.spec("GTW-O03", partial="the moment; that a client gets everything from it on is shown in tests/gateway")
 async def test_a_moment_is_the_offset_behind_which_everything_since_then_comes(make: Make) -> None:
     log = Log()
-    backplane = make(log)
+    backplane = await make(log)
     writer = Writer(backplane, log)
     await writer.begin()
     for stamp_ms in (100, 200, 200, 300):
@@ -291,40 +227,38 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.integers(1, 4), st.integers(0, 3))
-@settings(max_examples=300, deadline=None)
-def test_whoever_listens_and_then_recovers_sees_each_publication_once_and_in_order(
-    steps: list[tuple[str, Any]], per_channel: int, log_turns: int
-) -> None:
+def test_whoever_listens_and_then_recovers_sees_each_publication_once_and_in_order(opener: Opener) -> None:
     """Whatever is written, repeated or forgotten meanwhile."""
 
-    async def run(make: Make) -> None:
-        log = SlowLog(log_turns)
-        backplane = make(log, per_channel=per_channel)
-        writer = Writer(backplane, log)
-        await writer.begin()
-        readers: list[Reader] = []
-        delivered = 0  # which is behind the log
-        for step, value in [*steps, ("append", (INCIDENTS,)), *[("deliver", None)] * (len(steps) + 1)]:
-            if step == "append":
-                writer.append(*value)
-            elif step == "deliver" and delivered < log.next_offset[TOPIC]:
-                await writer.deliver(delivered)
-                delivered += 1
-            elif step == "repeat" and delivered:
-                await writer.deliver(max(0, delivered - 1 - value))
-            elif step == "join":
-                readers.append(Reader(backplane, min(value[0], delivered) - 1, value[1]))
-            await asyncio.sleep(0)
-        for reader in readers:
-            assert await reader.finished() == [
-                publication.offset
-                for _, channel, publication in log.records[TOPIC]
-                if channel == INCIDENTS and publication.offset > reader.after
-            ]
+    async def run(steps: list[tuple[str, Any]], per_channel: int, log_turns: int) -> None:
+        async with AsyncExitStack() as opened:
+            log = SlowLog(log_turns)
+            backplane = await opener.open(opened, log, per_channel=per_channel, patience_s=10.0)
+            writer = Writer(backplane, log)
+            await writer.begin()
+            readers: list[Reader] = []
+            delivered = 0  # which is behind the log
+            for step, value in [*steps, ("append", (INCIDENTS,)), *[("deliver", None)] * (len(steps) + 1)]:
+                if step == "append":
+                    writer.append(*value)
+                elif step == "deliver" and delivered < log.next_offset[TOPIC]:
+                    await writer.deliver(delivered)
+                    delivered += 1
+                elif step == "repeat" and delivered:
+                    await writer.deliver(max(0, delivered - 1 - value))
+                elif step == "join":
+                    readers.append(Reader(backplane, min(value[0], delivered) - 1, value[1]))
+                await asyncio.sleep(0)
+            published = [entry.offset for _, channel, entry in log.records[TOPIC] if channel == INCIDENTS]
+            for reader in readers:
+                assert await reader.finished(published[-1]) == [offset for offset in published if offset > reader.after]
 
-    for make in IMPLEMENTATIONS.values():
-        asyncio.run(run(make))
+    @settings(max_examples=opener.examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(STEPS, st.integers(1, 4), st.integers(0, 3))
+    def whatever_comes(steps: list[tuple[str, Any]], per_channel: int, log_turns: int) -> None:
+        asyncio.run(run(steps, per_channel, log_turns))
+
+    whatever_comes()
 
 
 class SlowLog(Log):
@@ -349,18 +283,82 @@ class Reader:
     def __init__(self, backplane: Backplane, after: int, turns: int) -> None:
         self.after = after
         self._backplane, self._turns = backplane, turns
-        self._heard: list[int] = []
+        self._heard = Heard()
         self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> Recovered:
-        await self._backplane.listen(INCIDENTS, lambda _, publication: self._heard.append(publication.offset))
+        await self._backplane.listen(INCIDENTS, self._heard)
         for _ in range(self._turns):
             await asyncio.sleep(0)
         return await self._backplane.recover(INCIDENTS, self.after, "epoch-1", 1000)
 
-    async def finished(self) -> list[int]:
+    async def finished(self, last: int) -> list[int]:
+        """All that it has, when it has this one."""
         recovered = await self._recovering
-        return offsets(recovered.publications) + [offset for offset in self._heard if offset > recovered.position.offset]
+        if recovered.position.offset < last:
+            await self._heard.until(last)
+        return offsets(recovered.publications) + [offset for offset in self._heard.offsets if offset > recovered.position.offset]
+
+
+async def test_records_may_be_on_their_way_together(make: Make) -> None:
+    log = Log()
+    backplane = await make(log)
+    writer = Writer(backplane, log)
+    await writer.begin()
+    heard = Heard()
+    await backplane.listen(INCIDENTS, heard)
+    coming = [writer.append(*([INCIDENTS] if number % 2 else [OTHER])) for number in range(100)]
+    await asyncio.gather(*(writer.deliver(offset) for offset in coming))
+    assert await heard.until(99) == list(range(1, 100, 2))
+    assert (await backplane.recover(OTHER, -1, "epoch-1", 100)).position.offset == 99
+
+
+async def test_of_a_conflated_channel_the_newest_value_of_each_key_comes_at_the_last_offset_whatever_is_merged(
+    make: Make,
+) -> None:
+    log = Log()
+    backplane = await make(log)
+    writer, topic = Writer(backplane, log), TOPICS["metrics"]
+    await writer.begin(topic)
+    heard = Heard()
+    await backplane.listen(METRICS, heard)
+    coming = [writer.append(METRICS, item=metric(f"USD/p{number % 3}", events=number)) for number in range(60)]
+    await asyncio.gather(*(writer.deliver(offset, topic) for offset in coming))
+    assert await heard.until(59) == sorted(set(heard.offsets))
+    recovered = await backplane.recover(METRICS, -1, "epoch-1", 100)
+    for publications in (heard.publications, recovered.publications or ()):
+        newest = {item.entity: item for publication in publications for item in publication.items}
+        assert newest == {f"USD/p{place}": metric(f"USD/p{place}", events=57 + place) for place in range(3)}
+
+
+async def test_who_begins_behind_what_was_reached_leaves_a_hole_that_readers_fill_from_the_log(make: Make) -> None:
+    log = Log()
+    backplane = await make(log)
+    writer = Writer(backplane, log)
+    await writer.begin()
+    for _ in range(3):
+        await writer.write(INCIDENTS)
+    for _ in range(3):
+        writer.append(INCIDENTS)  # which nobody publishes
+    assert await backplane.begin(TOPIC, 0, 5) == 5
+    await writer.write(INCIDENTS)
+    assert offsets((await backplane.newest(INCIDENTS, 10)).publications) == [6]
+    assert offsets((await backplane.recover(INCIDENTS, 1, "epoch-1", 100)).publications) == [2, 3, 4, 5, 6]
+
+
+async def test_who_begins_again_is_told_what_was_reached_and_changes_nothing(make: Make) -> None:
+    log = Log()
+    backplane = await make(log)
+    writer = Writer(backplane, log)
+    await writer.begin()
+    heard = Heard()
+    await backplane.listen(INCIDENTS, heard)
+    for _ in range(5):
+        await writer.write(INCIDENTS)
+    assert await backplane.begin(TOPIC, 0, 1) == 4
+    await asyncio.gather(*(writer.deliver(offset) for offset in range(2, 5)))
+    assert await heard.until(await writer.write(INCIDENTS)) == [0, 1, 2, 3, 4, 5]
+    assert offsets((await backplane.newest(INCIDENTS, 10)).publications) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_publication_is_encoded_whole_or_for_one_entity() -> None:

@@ -267,7 +267,7 @@ def fetched(world: World, path: str) -> tuple[int, str]:
 @pytest.mark.spec("GTW-E14")
 async def test_health_and_metrics_are_plain_http_on_the_same_port(world: World) -> None:
     assert await asyncio.to_thread(fetched, world, "/healthz") == (200, "ok\n")
-    assert await asyncio.to_thread(fetched, world, "/readyz") == (200, "OK\n")
+    assert await asyncio.to_thread(fetched, world, "/readyz") == (200, "ok\n")
     assert (await asyncio.to_thread(fetched, world, "/elsewhere"))[0] == 404
     _, document = await asyncio.to_thread(fetched, world, "/asyncapi.json")
     assert json.loads(document) == asyncapi_document(world.url)

@@ -10,7 +10,7 @@ import pytest
 from cmis_stream.gateway.limits import Limits
 from cmis_stream.gateway.ports import Snapshot
 from tests.gateway.conftest import Start
-from tests.gateway.world import INCIDENTS, METRICS, Program, World, incident, metric, until
+from tests.gateway.world import INCIDENTS, METRICS, TOPICS, Program, World, incident, metric, until
 
 DENIED = {"code": 103, "message": "permission denied"}
 
@@ -136,6 +136,24 @@ async def test_a_client_that_was_away_gets_exactly_what_it_missed(world: World) 
         assert ids(again["publications"]) == ["i2", "i3", "i4"]
         await world.publish(INCIDENTS, incident(5))
         assert ids(await published(client, 1)) == ["i5"]
+
+
+@pytest.mark.spec("GTW-M07")
+async def test_who_missed_what_cannot_be_had_any_more_is_told_to_subscribe_again(world: World) -> None:
+    async with world.client(world.doors.open("acme")) as client:
+        await subscribed(client, INCIDENTS)
+        await subscribed(client, METRICS)
+        await world.publish(INCIDENTS, incident(1))
+        assert ids(await published(client, 1)) == ["i1"]
+        # The log's newest records begin behind what has been published: what was between nobody has.
+        world.log.next_offset[TOPICS["incidents"]] = 50
+        await world.backplane.begin(TOPICS["incidents"], 0, 49)
+        assert await client.push() == {"channel": INCIDENTS, "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
+        again = await subscribed(client, INCIDENTS)
+        await world.publish(INCIDENTS, incident(2))
+        await world.publish(METRICS, metric("USD"))
+        assert again["offset"] == 50
+        assert [push["channel"] for push in (await client.push(), await client.push())] == [INCIDENTS, METRICS]
 
 
 async def test_a_client_that_missed_nothing_of_its_own_is_led_to_the_end_of_the_topic(world: World) -> None:
