@@ -1,9 +1,10 @@
-"""Datasets that can be asked: now only `panes`, of the engines in this process."""
+"""Datasets that can be asked: now only `panes`, of the engines in this process (`peer/` asks those of another)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -23,15 +24,22 @@ from cmis_stream.query.panes import STEPS, FrozenPanes, Horizon, Rows, TooManyRo
 MOST_ROWS = 10_000
 AT_ONCE = 2
 """Answers in the making; they take turns with the agents for the processor."""
+MOST_WAITING = 64
+"""For their turn; who comes then is better off coming again."""
 
 
 class NotHere(CmisError):
-    """The org's partition is not owned by this process, or not yet."""
+    """There is no answer here and now; the same query may have one in a second. The org's partition is not owned by this
+    process, or not yet."""
+
+
+class Crowded(NotHere):
+    """The partition is here, but too many queries wait already."""
 
 
 class Dataset(Protocol):
     async def answer(self, org: str, raw: Any) -> bytes:
-        """The answer to a query (decoded JSON) as JSON; Faulty, NotHere."""
+        """The answer to a query (decoded JSON) as JSON; Faulty, NotHere, Crowded."""
         ...
 
 
@@ -58,11 +66,11 @@ class Panes:
 
     def __init__(self, owner_of: Callable[[str], Owner | None], clock: Callable[[], int]) -> None:
         self._owner_of, self._clock = owner_of, clock
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns, self._asked = asyncio.Semaphore(AT_ONCE), 0
 
     async def answer(self, org: str, raw: Any) -> bytes:
         query = parsed(raw)
-        async with self._turns:
+        async with self._turn():
             owner = self._owner_of(org)
             if owner is None:
                 raise NotHere("the org's figures are not here yet: its partition is being recovered")
@@ -75,6 +83,17 @@ class Panes:
             except TooManyRows:
                 fault = Fault("", "too_long", f"more than {MOST_ROWS:,} rows", "fewer dimensions, a shorter time or more filters")
                 raise Faulty([fault], "too_many_rows") from None
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._asked >= AT_ONCE + MOST_WAITING:
+            raise Crowded("too many queries wait for their turn")
+        self._asked += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._asked -= 1
 
 
 class _Plan:

@@ -1,4 +1,10 @@
-"""Gateway tokens: JWTs (HS256) of five minutes, signed with a key that lives in a file of the data folder."""
+"""Gateway and peer tokens: short-lived JWTs (HS256), signed with a key that lives in a file of the data folder.
+
+    gateway  five minutes   which session or API token a browser or program has; for the websocket
+    peer     one minute     that a process of this installation asks another one about this org; for its `/peer/…`
+
+Each has an audience of its own, so neither opens what the other does.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +19,13 @@ from ..core.errors import CmisError, ConfigError
 from ..core.time import MINUTE_MS
 
 LASTS_MS = 5 * MINUTE_MS
+PEER_LASTS_MS = MINUTE_MS
 KEY_BYTES = 32
-_ALGORITHM, _AUDIENCE = "HS256", "cmis-gateway"
+_ALGORITHM, _GATEWAY, _PEER = "HS256", "cmis-gateway", "cmis-peer"
 
 
 class NotSigned(CmisError):
-    """The text is no gateway token of this installation."""
+    """The text is no token of this kind and installation."""
 
 
 class Signed(NamedTuple):
@@ -38,18 +45,47 @@ class GatewayTokens:
         """The token and its end in epoch ms: in five minutes, or at `until_ms` if that is sooner. Whole seconds, rounded
         down."""
         end_ms = now_ms + LASTS_MS if until_ms is None else min(now_ms + LASTS_MS, until_ms)
-        claims = {"sub": holder_id, "aud": _AUDIENCE, "iat": now_ms // 1000, "exp": end_ms // 1000}
-        return jwt.encode(claims, self._key, _ALGORITHM), end_ms // 1000 * 1000
+        return _signed(self._key, _GATEWAY, holder_id, now_ms, end_ms), end_ms // 1000 * 1000
 
     def read(self, text: str) -> Signed:
         """What it says, expired or not: the clock is the caller's. Raises NotSigned."""
-        # PyJWT would compare the times with the machine's clock.
-        options = {"require": ["sub", "exp"], "verify_exp": False, "verify_iat": False}
-        try:
-            claims = jwt.decode(text, self._key, [_ALGORITHM], audience=_AUDIENCE, options=options)  # type: ignore[arg-type]
-            return Signed(str(claims["sub"]), int(claims["exp"]) * 1000)
-        except (jwt.InvalidTokenError, ValueError) as error:
-            raise NotSigned(f"this is no gateway token of ours: {error}") from None
+        return _read(self._key, _GATEWAY, text)
+
+
+OPERATOR = "*operator"
+"""No org's id: a peer token of whoever may read the installation's key, for the status of its processes."""
+
+
+class PeerTokens:
+    """For questions about one org, from one process of the installation to another."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def issue(self, org: str, now_ms: int) -> str:
+        return _signed(self._key, _PEER, org, now_ms, now_ms + PEER_LASTS_MS)
+
+    def read(self, text: str, now_ms: int) -> str:
+        """The org that may be asked about. Raises NotSigned, also when the token has ended."""
+        signed = _read(self._key, _PEER, text)
+        if signed.expires_at_ms <= now_ms:
+            raise NotSigned(f"this token ended {now_ms - signed.expires_at_ms} ms ago")
+        return signed.id
+
+
+def _signed(key: bytes, audience: str, subject: str, now_ms: int, end_ms: int) -> str:
+    claims = {"sub": subject, "aud": audience, "iat": now_ms // 1000, "exp": end_ms // 1000}
+    return jwt.encode(claims, key, _ALGORITHM)
+
+
+def _read(key: bytes, audience: str, text: str) -> Signed:
+    # PyJWT would compare the times with the machine's clock.
+    options = {"require": ["sub", "exp"], "verify_exp": False, "verify_iat": False}
+    try:
+        claims = jwt.decode(text, key, [_ALGORITHM], audience=audience, options=options)  # type: ignore[arg-type]
+        return Signed(str(claims["sub"]), int(claims["exp"]) * 1000)
+    except (jwt.InvalidTokenError, ValueError) as error:
+        raise NotSigned(f"this is no {audience.removeprefix('cmis-')} token of ours: {error}") from None
 
 
 def signing_key(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from cmis_stream.core.time import parse_rfc3339, rfc3339
 from cmis_stream.core.windows import PANE_MS
 from cmis_stream.log.owner import Owner
 from cmis_stream.query import datasets
-from cmis_stream.query.datasets import NotHere, Panes, Queries
+from cmis_stream.query.datasets import Crowded, NotHere, Panes, Queries
 from cmis_stream.query.model import MEASURES, Faulty
 from cmis_stream.query.panes import freeze, grouped
 from tests.core.reference import Event
@@ -256,6 +256,19 @@ def test_the_org_s_figures_may_be_elsewhere_for_now() -> None:
     world.here = False
     with pytest.raises(NotHere):
         world.ask()
+
+
+async def test_of_a_crowd_those_beyond_its_bound_are_sent_away_at_once_and_the_others_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datasets, "MOST_WAITING", 4)
+    world, raw = World([event(0)]), {"dataset": "panes", "measures": ["events"], "from": "-15m"}
+    for _ in range(2):  # a crowd leaves nothing behind, not even those who give up while they wait
+        crowd = [asyncio.ensure_future(world.queries.answer("acme", raw)) for _ in range(9)]
+        await asyncio.sleep(0)
+        crowd[5].cancel()
+        found = await asyncio.gather(*crowd, return_exceptions=True)
+        assert [type(one) for one in found] == [bytes] * 5 + [asyncio.CancelledError] + [Crowded] * 3
 
 
 # --- what cannot be asked ---------------------------------------------------------------------------------------------

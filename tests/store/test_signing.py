@@ -7,7 +7,7 @@ import jwt
 import pytest
 
 from cmis_stream.core.errors import ConfigError
-from cmis_stream.store.signing import GatewayTokens, NotSigned, Signed, signing_key
+from cmis_stream.store.signing import PEER_LASTS_MS, GatewayTokens, NotSigned, PeerTokens, Signed, signing_key
 
 NOW = 1_767_225_600_500
 KEY = bytes(range(64))
@@ -50,6 +50,22 @@ def test_what_we_did_not_sign_is_refused(text: str) -> None:
 
 def test_the_same_claims_under_our_key_are_taken() -> None:
     assert GatewayTokens(KEY).read(forged({})) == Signed("s1", (NOW // 1000 + 60) * 1000)
+
+
+def test_a_peer_token_names_the_org_that_may_be_asked_about_for_a_minute() -> None:
+    text = PeerTokens(KEY).issue("acme", NOW)
+    assert PeerTokens(KEY).read(text, NOW) == PeerTokens(KEY).read(text, NOW - 500 + PEER_LASTS_MS - 1) == "acme"
+    with pytest.raises(NotSigned, match="ended 0 ms ago"):
+        PeerTokens(KEY).read(text, NOW - 500 + PEER_LASTS_MS)
+    with pytest.raises(NotSigned, match="no peer token"):
+        PeerTokens(bytes(64)).read(text, NOW)
+
+
+def test_neither_kind_of_token_is_taken_for_the_other() -> None:
+    with pytest.raises(NotSigned, match="no gateway token"):
+        GatewayTokens(KEY).read(PeerTokens(KEY).issue("s1", NOW))
+    with pytest.raises(NotSigned, match="no peer token"):
+        PeerTokens(KEY).read(GatewayTokens(KEY).issue("acme", NOW)[0], NOW)
 
 
 def test_the_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
