@@ -16,8 +16,6 @@ from .headers import SecurityHeaders
 from .ingest import CLOUD_EVENT, CLOUD_EVENTS, JSON, NDJSON, ApiPorts, Ingest
 from .problems import Problem, RequestIds, described, on_bug, on_http_exception, on_problem
 
-_HEALTHY = msgspec.json.encode({"status": "ok"})
-
 _FLAT: dict[str, Any] = {
     "id": "e1", "ts": 1767225600000, "platform": "meta", "campaign": "c1", "ad_set": "s1", "ad": "a1",
     "impressions": 1200, "clicks": 31, "spend": 14.2, "conversions": 2, "revenue": 61.5,
@@ -104,8 +102,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp | None = None) -> FastAPI:
-    """The app with ingest and health, these routers, and the page on every path that none of them takes."""
+def plain_app(routers: Sequence[APIRouter]) -> FastAPI:
+    """An app with these routers; problems, request ids and security headers as everywhere."""
     # A redirect to or from a final slash would take its host from the request.
     app = FastAPI(title="CMIS Stream", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(SecurityHeaders)
@@ -113,6 +111,14 @@ def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, on_bug)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp | None = None) -> FastAPI:
+    """The app with ingest, these routers, and the page on every path that none of them takes."""
+    app = plain_app(routers)
     ingest = Ingest(ports)
 
     @app.post(
@@ -128,12 +134,6 @@ def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp
         """Ad metric events as NDJSON, CloudEvents or JSON, one or many. Good events are kept, bad ones are listed."""
         return await ingest(request, org)
 
-    @app.get("/healthz", summary="Is the process alive", operation_id="health", tags=["operations"])
-    async def health() -> Response:
-        return Response(_HEALTHY, media_type="application/json")
-
-    for router in routers:
-        app.include_router(router)
     if page is not None:
         app.router.default = page
     generate = app.openapi

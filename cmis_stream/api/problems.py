@@ -54,7 +54,7 @@ TITLES = {
     "busy": "Too busy right now",
     "rate_limited": "Too many requests",
     "internal": "Something went wrong on our side",
-    "unavailable": "The log cannot be reached",
+    "unavailable": "Not available right now",
 }
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 401: "unauthorized", 403: "forbidden", 413: "too_large"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -12,7 +12,8 @@ import pytest
 from cmis_stream.instance import Instance
 from cmis_stream.settings import Settings
 
-PUBLIC = {("get", "/healthz"), ("post", "/api/session")}
+PUBLIC = {("post", "/api/session"), *(("get", path) for path in ("/healthz", "/readyz", "/metrics", "/status"))}
+"""The last one only to this machine itself (tests/health)."""
 """What nobody has to be known for: whether the process lives, and signing in."""
 BEARER_ONLY = {"/api/orgs/{org}/events", "/api/orgs/{org}/gateway-token"}
 
