@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import logging
-import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cmis_stream.cli_access import DATA_DIR, org, session, sign_in, token
+from cmis_stream.cli_roles import api, gateway, running, up, worker
+from cmis_stream.cli_status import status
+from cmis_stream.cli_topics import tail, topics
 from cmis_stream.core.errors import CmisError, ConfigError
-
-EVALUATE = click.option(
-    "--evaluate", type=click.Choice(["live", "pane"]), default="live", show_default=True,
-    help="When rules that do not say so are judged: after each record, or at each closed pane of their window (reproducible).",
-)  # fmt: skip
 
 
 class Cli(click.Group):
@@ -53,99 +46,8 @@ def main() -> None:
     """
 
 
-for _command in (org, token, sign_in, session):
+for _command in (up, worker, api, gateway, org, token, sign_in, session, status, topics, tail):
     main.add_command(_command)
-
-
-def running(command: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """A command that runs in an event loop."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            asyncio.run(command(*args, **kwargs))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None  # stopped before it was ready
-
-    return run
-
-
-@main.command()
-@DATA_DIR
-@EVALUATE
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision."
-)
-@click.option("--port", type=click.IntRange(0, 65_535), default=8600, show_default=True,
-              help="The next free one is taken when it is in use; 0: any.")  # fmt: skip
-@click.option("--gateway-port", type=click.IntRange(0, 65_535),
-              help="Of the websocket gateway, likewise; default: the one after --port, 8601.")  # fmt: skip
-@click.option("--public-host", "public_hosts", multiple=True,
-              help="NAME or NAME:PORT under which browsers reach it besides this machine's own; repeat for several.")  # fmt: skip
-@click.option(
-    "--rules", "rules_file", type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON), re-read on change."
-)
-@click.option("--sync", type=click.Choice(["normal", "full"]), default="normal", show_default=True,
-              help="full: what was answered survives a power cut too, at the price of a disk sync per commit.")  # fmt: skip
-@click.option("--demo", is_flag=True, help="Live sample feeds of two orgs on six platforms, with an overspend now and then.")
-@click.option("--live/--no-live", default=True, help="Show moving figures in the terminal.")
-@running
-async def up(data_dir: Path, rules_file: Path | None, demo: bool, live: bool, **options: Any) -> None:
-    """Run everything in one process: page, HTTP API, gateway, log, agents. Ctrl-C stops it cleanly."""
-    from rich.console import Console
-
-    from cmis_stream import demo as samples
-    from cmis_stream.console import View
-    from cmis_stream.instance import Instance, sign_in_link
-    from cmis_stream.settings import Settings
-
-    _log_to(data_dir)
-    gc.freeze()  # what is imported stays; the collector need not look at it again
-    settings = Settings(data_dir=data_dir, rules_file=rules_file, **options)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    starting = asyncio.current_task()
-    assert starting is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, starting.cancel)
-    console = Console()
-    began = time.monotonic()
-    shown_in_view = live and console.is_terminal
-    async with Instance(settings, (lambda _: None) if shown_in_view else (lambda error: click.echo(error, err=True))) as instance:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        if settings.port and instance.port != settings.port:
-            click.echo(f"Port {settings.port} is taken; using {instance.port}.")
-        if settings.gateway_port and instance.gateway_port != settings.gateway_port:
-            click.echo(f"Port {settings.gateway_port} is taken; the gateway uses {instance.gateway_port}.")
-        click.echo(f"Ready in {time.monotonic() - began:.1f} s: {instance.url}")
-        click.echo(f"Events: POST {instance.url}/api/orgs/ORG/events, or: cmis ingest FILE --data-dir {data_dir}")
-        click.echo(f"Gateway: {instance.gateway_url}")
-        code = await asyncio.to_thread(instance.sessions.make_code)
-        click.echo(f"Sign in: {sign_in_link(instance.url, code)}")
-        click.echo(f"         (once, within 15 minutes; another link: cmis sign-in --data-dir {data_dir})")
-        tasks = []
-        if demo:
-            tokens = await samples.prepare(instance)
-            click.echo("Sample feeds are running; the first alerts come within two minutes.")
-            tasks.append(asyncio.create_task(samples.feed(instance, tokens)))
-        if live:
-            tasks.append(asyncio.create_task(View(instance, console).run()))
-        try:
-            await instance.wait(stop)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-    click.echo("Stopped; everything accepted is safe.")
-
-
-def _log_to(data_dir: Path) -> None:
-    """Logs go to a file: the terminal shows figures."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(data_dir / "cmis.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
 @main.command()
@@ -277,31 +179,3 @@ def simulate(rate: int, seconds: float, seed: int, fast: bool) -> None:
                 time.sleep(0.1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain about flushing at exit
-
-
-@main.command()
-@DATA_DIR
-def topics(data_dir: Path) -> None:
-    """The topics: declared, and what the log of --data-dir holds of each."""
-    from cmis_stream.inspection import topics_table
-
-    click.echo(topics_table(data_dir))
-
-
-@main.command()
-@click.argument("topic")
-@click.option("-n", "count", default=10, show_default=True, help="How many of the newest records to show first.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones as they come.")
-@click.option(
-    "--events", is_flag=True, help="Show the events of envelopes and the rows of rollups, not only what they are about."
-)
-@DATA_DIR
-def tail(topic: str, count: int, follow: bool, events: bool, data_dir: Path) -> None:
-    """Show the newest records of TOPIC as JSON lines; works beside a running instance."""
-    from cmis_stream.inspection import tail_lines
-
-    try:
-        for line in tail_lines(data_dir, topic, count, follow=follow, events=events):
-            click.echo(line)
-    except BrokenPipeError:
-        sys.stderr.close()

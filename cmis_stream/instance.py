@@ -1,4 +1,4 @@
-"""A running instance: the runtime, the HTTP API with the page, the gateway, the rule file, and a clean end."""
+"""A running process: the runtime and what its role serves (HTTP API with the page, gateway), the rule file, a clean end."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import contextlib
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
-from cmis_stream.api.app import create_app
+from cmis_stream.api.app import create_app, plain_app
 from cmis_stream.api.auth import Auth
-from cmis_stream.api.hosts import Hosts, reachable
+from cmis_stream.api.hosts import WILDCARDS, Hosts, in_url, reachable
 from cmis_stream.api.incidents import incidents_router
 from cmis_stream.api.ingest import ApiPorts, Busy, LogUnavailable
+from cmis_stream.api.operations import local_or, operations_router
 from cmis_stream.api.page import Page
 from cmis_stream.api.query import query_router
 from cmis_stream.api.session import session_router
@@ -26,57 +28,87 @@ from cmis_stream.core.errors import CmisError, ConfigError
 from cmis_stream.feeds.decode import Refusal
 from cmis_stream.gateway.access import StoreAccess
 from cmis_stream.gateway.server import PATH, Gateway
+from cmis_stream.health.binding import health_of
 from cmis_stream.log.owner import Owner
 from cmis_stream.log.packer import Pressure
 from cmis_stream.modules.alerts.rule_file import RuleFileWatch, differences, read_rules
 from cmis_stream.runtime import METRICS, Runtime
 from cmis_stream.serving import HttpServer, listening_socket
-from cmis_stream.settings import Settings
+from cmis_stream.settings import Role, Settings
 from cmis_stream.store.rights import Rights
 from cmis_stream.store.sessions import SessionStore
-from cmis_stream.store.signing import GatewayTokens, signing_key
+from cmis_stream.store.signing import OPERATOR, GatewayTokens, NotSigned, signing_key
 
 log = logging.getLogger("cmis.rules")
 RULES_POLL_S = 0.5
 
 
 class Instance:
-    """`async with Instance(settings) as instance`: accepts events and browsers from entry to exit."""
+    """`async with Instance(settings) as instance`: does what its role says from entry to exit."""
 
     def __init__(self, settings: Settings, report: Callable[[str], None] = lambda _: None) -> None:
         """report: told of each error in the rule file, at the start and whenever it is read again."""
         self.settings, self._report = settings, report
         self.rule_errors: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._servers: list[HttpServer | Gateway] = []
         self._gateway_tokens = GatewayTokens(signing_key(settings.gateway_key_path))
-        with contextlib.ExitStack() as ports:  # given back when the rest cannot be made
-            api_socket = ports.enter_context(listening_socket(settings.host, settings.port))
-            gateway_socket = ports.enter_context(listening_socket(settings.host, settings.wanted_gateway_port, "--gateway-port"))
-            self.port: int = api_socket.getsockname()[1]
-            self.gateway_port: int = gateway_socket.getsockname()[1]
+        role = settings.role
+        with contextlib.ExitStack() as sockets:  # given back when the rest cannot be made
+            self._http_socket = self._gateway_socket = None
+            self.port = self.gateway_port = settings.wanted_gateway_port
+            if role is not Role.GATEWAY:
+                self._http_socket = sockets.enter_context(listening_socket(settings.host, settings.port))
+                self.port = self._http_socket.getsockname()[1]
+            if role.has_gateway:
+                wanted = settings.port if role is Role.GATEWAY else settings.wanted_gateway_port
+                option = "--port" if role is Role.GATEWAY else "--gateway-port"
+                self._gateway_socket = sockets.enter_context(listening_socket(settings.host, wanted, option))
+                self.gateway_port = self._gateway_socket.getsockname()[1]
+                self.port = self.gateway_port if role is Role.GATEWAY else self.port
             self.hosts = Hosts(settings.host, settings.public_hosts, self.gateway_port)
-            self.runtime = Runtime(settings)
-            self.sessions = SessionStore(self.runtime.tokens)
-            self._rights = Rights(settings.store_path)
-            self._api = HttpServer(self._app(), api_socket)
-            self._gateway, self._gateway_socket = self._made_gateway(), gateway_socket
-            ports.pop_all()
+            self._sockets = sockets.pop_all()
         host = reachable(settings.host)
         self.url = f"http://{host}:{self.port}"
         self.gateway_url = f"ws://{host}:{self.gateway_port}{PATH}"
 
+    @property
+    def address(self) -> str:
+        """Where the other processes of the installation reach this one, as a URL."""
+        given = self.settings.address
+        name = given or (socket.gethostname() if self.settings.host in WILDCARDS else self.settings.host)
+        return f"http://{in_url(name)}:{self.port}"
+
     async def __aenter__(self) -> Instance:
-        try:
-            await self.runtime.start()
-            if self.settings.rules_file is not None:
+        async with contextlib.AsyncExitStack() as opened:  # also a cancelled start gives back the lock and the ports
+            opened.callback(self._sockets.close)
+            self.runtime = runtime = await Runtime.open(self.settings, self.address)
+            self.health = health_of(runtime)
+            opened.push_async_callback(self.health.stop)  # last of all: it watches how the rest ends
+            opened.push_async_callback(runtime.stop)
+            await self.health.start()
+            self.sessions = SessionStore(runtime.tokens)
+            opened.callback(self.sessions.close)
+            opened.push_async_callback(self._stop_serving)
+            await runtime.start()
+            self.health.look()
+            if self.settings.rules_file is not None and self.settings.role.has_api:
                 await self._read_rules(self.settings.rules_file, first=True)
                 self._tasks.append(asyncio.create_task(self._follow_rules(self.settings.rules_file)))
-            await self._gateway.start(self._gateway_socket)
-            await self._api.start()
-            self._announce()
-        except BaseException:  # also a cancelled start gives back the lock and the ports; it is raised again
-            await self.close()
-            raise
+            if self._gateway_socket is not None:
+                self._rights = Rights(self.settings.store_path)
+                opened.callback(self._rights.close)
+                self._servers.append(gateway := self._made_gateway())
+                self.health.parts.gateway = gateway.hub
+                await gateway.start(self._gateway_socket)
+            if self._http_socket is not None:
+                app = self._app() if self.settings.role.has_api else self._worker_app()
+                self._servers.append(http := HttpServer(app, self._http_socket))
+                await http.start()
+            if self.settings.role.has_api:
+                self._announce()
+                opened.callback(self._instance_file.unlink, missing_ok=True)
+            self._opened = opened.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -84,16 +116,12 @@ class Instance:
 
     async def close(self) -> None:
         """New requests are refused, those under way are answered, everything accepted is safe."""
+        await self._opened.aclose()
+
+    async def _stop_serving(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self._api.stop(), self._gateway.stop(), *self._tasks, return_exceptions=True)
-        self._gateway_socket.close()
-        self._instance_file.unlink(missing_ok=True)
-        try:
-            await self.runtime.stop()
-        finally:
-            self.sessions.close()
-            self._rights.close()
+        await asyncio.gather(*(server.stop() for server in self._servers), *self._tasks, return_exceptions=True)
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what ended the instance if it fails first."""
@@ -106,8 +134,8 @@ class Instance:
     async def drained(self) -> None:
         """Returns when every record that is in the metrics log now has been applied."""
         runtime = self.runtime
-        ends = {partition: runtime.highwater(METRICS, partition) for partition in range(runtime.partitions)}
-        while any(owner.position < ends[owner.partition] - 1 for owner in self.owners):
+        ends = await runtime.log.ends(METRICS)
+        while any(owner.position < ends.get(owner.partition, 0) - 1 for owner in self.owners):
             if runtime.failed.done():
                 runtime.failed.result()
             await asyncio.sleep(0.02)
@@ -137,17 +165,43 @@ class Instance:
 
         auth = Auth(runtime.tokens, self.sessions, self.hosts, runtime.clock)
         routers = [
+            self._operations_router(),
             session_router(auth, self._gateway_tokens),
             query_router(runtime.queries, auth.authorize),
             incidents_router(runtime.facts, auth.authorize),
         ]
+        if self.settings.role.has_agents and self.settings.log_url is not None:
+            routers.append(self._peer_router())
         return create_app(ApiPorts(auth, publish, dead_letter, runtime.clock), routers, Page(self.hosts))
+
+    def _worker_app(self) -> FastAPI:
+        return plain_app([self._operations_router(), self._peer_router()])
+
+    def _operations_router(self) -> APIRouter:
+        return operations_router(self.health, local_or(self._is_operator))
+
+    def _is_operator(self, token: str) -> bool:
+        try:
+            return self.runtime.peer_tokens.read(token, self.runtime.clock()) == OPERATOR
+        except NotSigned:
+            return False
+
+    def _peer_router(self) -> APIRouter:
+        from cmis_stream.peer.server import peer_router
+
+        runtime = self.runtime
+        return peer_router(runtime.panes, runtime.pictures, runtime.peer_tokens, runtime.clock)
 
     def _made_gateway(self) -> Gateway:
         runtime = self.runtime
         access = StoreAccess(self._rights, runtime.tokens, self._gateway_tokens, runtime.clock)
-        origins = self.hosts.origins(self.port)
-        return Gateway(runtime.backplane, access, runtime.snapshots, allowed_origins=origins, clock=runtime.clock)
+        page_port = self.settings.page_port if self.settings.role is Role.GATEWAY else self.port
+        origins = self.hosts.origins(page_port)
+        return Gateway(
+            runtime.backplane, access, runtime.snapshots,
+            allowed_origins=origins, clock=runtime.clock,
+            health=self.health, is_operator=self._is_operator,
+        )  # fmt: skip
 
     # --- rules --------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cmis_stream.feeds.decode import Refusal, decode_ndjson
 from cmis_stream.instance import Instance
 from cmis_stream.log.envelope import Tick, encode
 from cmis_stream.log.positions import Passed
+from cmis_stream.log.reader import read_all
 from cmis_stream.modules.alerts.rule_file import RuleFile
 from cmis_stream.runtime import METRICS, TRANSITIONS
 from cmis_stream.settings import Settings
@@ -101,7 +102,7 @@ async def replay_pipeline(
             for owner in instance.owners:
                 await owner.checkpoint(wait=True)
                 await owner.checkpoint(wait=True)
-            return list(_transitions(instance))
+            return [line async for line in _transitions(instance)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -114,14 +115,15 @@ async def _adopted(instance: Instance, orgs: set[str]) -> None:
         await asyncio.sleep(0.02)
 
 
-def _transitions(instance: Instance) -> Iterator[dict[str, Any]]:
+async def _transitions(instance: Instance) -> AsyncIterator[dict[str, Any]]:
     """All transitions of the log, behind the rule of every consumer: the highest position, each once."""
     passed = Passed()
     for partition in range(instance.runtime.partitions):
-        for record in instance.runtime.read(TRANSITIONS, partition):
+        async for record in read_all(instance.runtime.log, TRANSITIONS, partition):
             body = orjson.loads(record.value or b"{}")
             if passed.is_new(*body["source"]):
-                yield from body["transitions"]
+                for line in body["transitions"]:
+                    yield line
 
 
 def written(lines: list[dict[str, Any]], out: Path) -> None:

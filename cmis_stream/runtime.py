@@ -1,43 +1,49 @@
-"""Everything of one instance, built once and handed on: log, Faust app, packer, stores, backplane. No globals."""
+"""Everything of one process, built once and handed on: log, Faust app, packer, stores, backplane. No globals."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import logging
-import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import faust
 import orjson
 
+from cmis_stream.backplane.contract import Backplane
 from cmis_stream.backplane.memory import MemoryBackplane
 from cmis_stream.core.batch import Batch
 from cmis_stream.core.engine import Engine
 from cmis_stream.core.entities import LEVELS
-from cmis_stream.core.errors import CmisError, shown
+from cmis_stream.core.errors import CmisError, ConfigError, shown
 from cmis_stream.core.time import WINDOWS
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.gateway.ports import Snapshots
 from cmis_stream.live.delivery import Delivery
 from cmis_stream.live.projection import STOP_WITHIN_S, Projection
-from cmis_stream.live.snapshots import LiveSnapshots
+from cmis_stream.live.snapshots import IncidentSnapshots, MetricSnapshots, SnapshotsByTopic
 from cmis_stream.live.tail import LogTail
-from cmis_stream.log.embedded import EmbeddedLog, Record
+from cmis_stream.log.member import GROUP, Member, OnAssigned, OnRevoked
 from cmis_stream.log.owner import DEAD_LETTERS, ROLLUPS, TRANSITIONS, Owner
 from cmis_stream.log.packer import Packer
+from cmis_stream.log.reader import LogReader
+from cmis_stream.log.system import LogSystem, embedded_system, kafka_system
+from cmis_stream.log.table import CheckpointTable
 from cmis_stream.log.topics import load_topics, partition_for
-from cmis_stream.log.transport import PromptTableManager, broker_url
-from cmis_stream.query.datasets import Panes, Queries
-from cmis_stream.settings import Settings
+from cmis_stream.query.datasets import Dataset, Panes, Queries
+from cmis_stream.settings import Role, Settings
 from cmis_stream.store.facts import FactStore
 from cmis_stream.store.rule_sets import RuleSetRow, RuleSetStore
+from cmis_stream.store.signing import PeerTokens, signing_key
 from cmis_stream.store.tokens import TokenStore
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
-RECOVERY_TIMEOUT_S = 120.0
+SETTLE_S = 10.0
+"""What the end of a process may take for what is on its way to a log that does not answer."""
 AGENTS = ("ingest", "metrics", "deliver", "project")
 
 __all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "ROLLUPS", "TRANSITIONS", "Change", "Runtime", "read_change"]
@@ -63,81 +69,120 @@ def read_change(value: bytes | None) -> Change | None:
     return Change(raw["org"], raw["version"], raw["evaluate"], raw["rules"])
 
 
-class Runtime:
-    """One instance on one machine. `start` and `stop` in the running event loop; `failed` is set when it has to end."""
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
-    def __init__(self, settings: Settings, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
-        self.settings, self.clock = settings, clock
+
+class Runtime:
+    """What a process of a role needs. `open`, `start`, `stop` in the running event loop; `failed` is set when it has to end."""
+
+    @classmethod
+    async def open(cls, settings: Settings, address: str | None = None, clock: Callable[[], int] = _now_ms) -> Runtime:
+        """Connects to the log and the store. address: URL under which other processes reach this one. clock: epoch ms."""
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        async with AsyncExitStack() as opened:
+            system = log_system(settings)
+            reader = await opened.enter_async_context(system.reading())
+            stores = TokenStore.open(settings.store_path), RuleSetStore(settings.store_path), FactStore(settings.store_path)
+            for store in stores:
+                opened.callback(store.close)
+            runtime = cls(settings, system, reader, stores, address, clock)
+            runtime._opened = opened.pop_all()
+        return runtime
+
+    def __init__(
+        self,
+        settings: Settings,
+        system: LogSystem,
+        reader: LogReader,
+        stores: tuple[TokenStore, RuleSetStore, FactStore],
+        address: str | None,
+        clock: Callable[[], int],
+    ) -> None:
+        self._opened = AsyncExitStack()
+        self._connected: list[Callable[[], Awaitable[None]]] = []
+        self.peer_tokens = PeerTokens(signing_key(settings.gateway_key_path))
+        self.settings, self.clock, role = settings, clock, settings.role
         self.topics = load_topics()
         self.partitions = self.topics[METRICS].partitions
-        self.tokens = TokenStore.open(settings.data_dir / "store.db")
-        self.rule_sets = RuleSetStore(settings.data_dir / "store.db")
-        self.owners: dict[int, Owner] = {}
-        self.recovered = asyncio.Event()
+        self.log, (self.tokens, self.rule_sets, self.facts) = reader, stores
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.owners: dict[int, Owner] = {}
         self.ticking = True
+        self.dead_letters: Counter[str] = Counter()
+        """Reason -> events, since the start."""
         self.on_transitions: list[Callable[[list[dict[str, Any]]], None]] = []
+        self.tail = LogTail(self.log, self.partitions)
+        self.backplane = self._made_backplane(settings)
+        self.panes = Panes(self.owner_of, clock)
+        """Of the partitions that this process owns."""
+        self.pictures = MetricSnapshots(self._owner_up_to_date)
+        panes, pictures = self._made_peers(system) if system.client is not None else (self.panes, self.pictures)
+        incidents = IncidentSnapshots(self.facts, self.tail.place, self.log.epoch)
+        self.snapshots = SnapshotsByTopic({"incidents": incidents, "metrics": pictures})
+        self.queries = Queries({"panes": panes})
         self.packer = Packer(self._append_metrics, self.partitions, clock)
-        self._nonce = secrets.token_hex(4)
-        self.app = faust.App(
-            "cmis",
-            broker=broker_url(settings.log_path, sync=settings.sync),
-            store="memory://",
-            datadir=str(settings.data_dir / "faust"),
-            topic_partitions=self.partitions,
-            broker_max_poll_records=200,
-            broker_commit_interval=1.0,
-            stream_buffer_maxsize=256,
-            web_enabled=False,
-            stream_wait_empty=False,
-            TableManager=PromptTableManager,
-        )
-        self.log = EmbeddedLog.open(settings.log_path, sync=settings.sync)
-        self.tail = LogTail(settings.log_path, self.partitions)
-        self.facts = FactStore(settings.data_dir / "store.db")
-        self.backplane = MemoryBackplane(self.log.epoch, self.tail.place, self.tail.read, self.tail.moment)
-        self.delivery = Delivery(self.backplane, self.heard)
-        self.projection = Projection(self.facts, self.log.epoch, lambda: self.guard("project"), clock)
-        self.snapshots = LiveSnapshots(self.owner_of, self.facts, self.tail.place, self.log.epoch)
-        self.queries = Queries({"panes": Panes(self.owner_of, clock)})
-        attach_agents(self.app, self)
+        self.member: Member | None = None
+        if role.has_agents or role.has_api:
+            self.member = Member(
+                system, settings.data_dir, self.topics[METRICS], self.failed, address=address, sends_only=not role.has_agents
+            )
+        if role.has_agents:
+            self.delivery = Delivery(self.backplane, self.tail, self.heard)
+            self.projection = Projection(self.facts, self.log.epoch, lambda: self.guard("project"), clock)
+            attach_agents(self.app, self)
+
+    def _made_backplane(self, settings: Settings) -> Backplane:
+        made = (self.log.epoch, self.tail.place, self.tail.read, self.tail.moment)
+        if settings.backplane_url is None:
+            return MemoryBackplane(*made)
+        from cmis_stream.backplane.redis import RedisBackplane
+
+        return RedisBackplane(settings.backplane_url, *made)
+
+    def _made_peers(self, system: LogSystem) -> tuple[Dataset, Snapshots]:
+        """Figures from the worker that has the org's partition, which may be this process."""
+        from cmis_stream.log.kafka_group import GroupOwners
+        from cmis_stream.peer.client import Peers, RemotePanes, RemoteSnapshots
+
+        assert system.client is not None
+        owners = GroupOwners(system.client, GROUP, METRICS)
+        peers = Peers(owners, self.peer_tokens, self.partitions, self.clock)
+        self._connected = [peers.close, owners.close]
+        return RemotePanes(peers), RemoteSnapshots(peers)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Returns when the state is recovered and records flow."""
-        await self.delivery.begin(self.tail, self.partitions)
-        await self.projection.begin()
-        await self.app.start()
-        recovered: asyncio.Future[Any] = asyncio.ensure_future(self.recovered.wait())
-        await asyncio.wait([recovered, self.failed], return_when=asyncio.FIRST_COMPLETED, timeout=RECOVERY_TIMEOUT_S)
-        recovered.cancel()
-        if not self.recovered.is_set() and not self.failed.done():
-            # Faust logs an error in recovery as a warning and waits for ever.
-            raise CmisError(
-                f"the state was not recovered within {RECOVERY_TIMEOUT_S:.0f} s; cmis.log in the data folder says why"
-            )
-        if self.failed.done():
-            self.failed.result()
-        await self._publish_rule_sets()
+        await self.backplane.open()
+        if self.member is not None:
+            await self.member.start()
+        if self.settings.role.has_api:
+            await self._publish_rule_sets()
 
     async def stop(self) -> None:
-        """Everything accepted is durable and everything applied is in a checkpoint when this returns."""
+        """Everything accepted is durable and everything applied is in a checkpoint when this returns, if the log answers."""
         self.ticking = False
         try:
-            await self.packer.drain()
-            if not self.failed.done():
-                for owner in self.owners.values():
-                    await owner.checkpoint(wait=True)
-                    await owner.checkpoint(wait=True)
+            async with asyncio.timeout(SETTLE_S):
+                await self.packer.drain()
+                if not self.failed.done():
+                    for owner in list(self.owners.values()):
+                        await owner.checkpoint(wait=True)
+                        await owner.checkpoint(wait=True)
+        except TimeoutError:
+            log.warning("the log did not answer within %.0f s; what was not acknowledged is sent or applied again", SETTLE_S)
         finally:
-            await self.app.stop()
-            await self.projection.settled(STOP_WITHIN_S)
-            await asyncio.to_thread(self.tail.close)
-            await self.log.aclose()
-            for store in (self.facts, self.rule_sets, self.tokens):
-                store.close()
+            if self.member is not None:
+                await self.member.stop()
+            if self.settings.role.has_agents:
+                await self.delivery.close()
+                await self.projection.settled(STOP_WITHIN_S)
+            for close in self._connected:
+                await close()
+            await self.backplane.close()
+            await self._opened.aclose()
 
     @contextmanager
     def guard(self, where: str) -> Iterator[None]:
@@ -165,6 +210,29 @@ class Runtime:
             partitions=spec.partitions, compacting=spec.compact, deleting=not spec.compact, allow_empty=True,
         )  # fmt: skip
 
+    @property
+    def app(self) -> faust.App:
+        return self._member.app
+
+    @property
+    def table(self) -> CheckpointTable:
+        """Where the owners of partitions keep their checkpoints."""
+        return self._member.table
+
+    @property
+    def on_assigned(self) -> Callable[[OnAssigned], None]:
+        """See `Member`."""
+        return self._member.on_assigned
+
+    @property
+    def on_revoked(self) -> Callable[[OnRevoked], None]:
+        return self._member.on_revoked
+
+    @property
+    def _member(self) -> Member:
+        assert self.member is not None, f"a {self.settings.role.value} neither reads nor writes records"
+        return self.member
+
     async def send(self, topic: str, partition: int, value: bytes) -> Awaitable[Any]:
         """Appends a record; what it returns completes when the record is durable."""
         sent: Awaitable[Any] = await self.app.producer.send(topic, None, value, partition, None, None)
@@ -173,27 +241,28 @@ class Runtime:
     async def _append_metrics(self, partition: int, value: bytes) -> None:
         await (await self.send(METRICS, partition, value))
 
-    def highwater(self, topic: str, partition: int) -> int:
-        """The next offset of a partition: all below it are durable."""
-        return self.log.highwater(topic, partition)
-
-    def read(self, topic: str, partition: int) -> Iterator[Record]:
-        """All records of a partition, in order."""
-        offset = self.log.earliest(topic, partition)
-        while records := self.log.read(topic, partition, offset, 500, 8 << 20):
-            yield from records
-            offset = records[-1].offset + 1
-
     def owner_of(self, org: str) -> Owner | None:
         """The owner of an org's partition, when it is in this process."""
         return self.owners.get(partition_for(org.encode(), self.partitions))
+
+    def _owner_up_to_date(self, org: str) -> Owner | None:
+        """None, too, while an owner after a crash or a move has not applied again what its predecessor had told: a picture of it
+        would be older than what clients have, and what is told again they do not get."""
+        owner = self.owner_of(org)
+        return owner if owner is not None and owner.position >= self.delivery.passed(ROLLUPS, owner.partition) else None
+
+    def unready(self) -> list[tuple[str, str]]:
+        """Why the role cannot be done yet: (code, sentence)."""
+        if self.member is not None and not self.member.ready:
+            return [("recovering", "the state is being recovered from the log")]
+        return []
 
     def new_engine(self) -> Engine:
         return Engine(LEVELS, live_windows=tuple(WINDOWS.values()))
 
     def generation(self) -> str:
         """Unique to an assignment of this process: no other ever writes the same keys."""
-        return f"{self.app.consumer_generation_id:08d}-{self._nonce}-{secrets.token_hex(2)}"
+        return self._member.generation()
 
     async def publish(self, org: str, batch: Batch) -> None:
         await self.packer.publish(org, batch)
@@ -202,9 +271,11 @@ class Runtime:
         """Events that the HTTP ingest refused, under the org that sent them."""
         body = {"org": org, "source": ["http", source], "reasons": [_reason(refusal) for refusal in refusals]}
         partition = partition_for(org.encode(), self.partitions)
+        self.dead_letters.update(refusal.error.code for refusal in refusals)
         await (await self.send(DEAD_LETTERS, partition, orjson.dumps(body)))
 
     async def dead_letter_at(self, position: list[Any], refusals: list[Refusal]) -> None:
+        self.dead_letters.update(refusal.error.code for refusal in refusals)
         body = {"source": position, "reasons": [_reason(refusal) for refusal in refusals]}
         await (await self.send(DEAD_LETTERS, position[1], orjson.dumps(body)))
 
@@ -231,6 +302,14 @@ class Runtime:
         partition = partition_for(key, self.partitions)
         await (await self.app.producer.send(CHANGES, key, orjson.dumps(body), partition, None, None))
         self.rule_sets.mark_published(row.org, row.version)
+
+
+def log_system(settings: Settings) -> LogSystem:
+    if settings.log_url is None:
+        if settings.role is not Role.UP:
+            raise ConfigError(f"a {settings.role.value} needs a log that several processes share: --log kafka://HOST:PORT")
+        return embedded_system(settings.log_path, settings.sync)
+    return kafka_system(settings.log_url, settings.replication)
 
 
 def _reason(refusal: Refusal) -> dict[str, Any]:

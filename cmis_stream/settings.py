@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+
+
+class Role(Enum):
+    """What a process of an installation does."""
+
+    UP = "up"
+    """Everything."""
+    WORKER = "worker"
+    API = "api"
+    GATEWAY = "gateway"
+
+    @property
+    def has_agents(self) -> bool:
+        return self in (Role.UP, Role.WORKER)
+
+    @property
+    def has_api(self) -> bool:
+        return self in (Role.UP, Role.API)
+
+    @property
+    def has_gateway(self) -> bool:
+        return self in (Role.UP, Role.GATEWAY)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One instance; it listens on loopback unless told otherwise."""
+    """One process; it listens on loopback unless told otherwise."""
 
     data_dir: Path = field(default_factory=lambda: Path("cmis-data"))
+    role: Role = Role.UP
+    log_url: str | None = None
+    """kafka://host:port, several with ; between them. None: the embedded log in the data folder."""
+    backplane_url: str | None = None
+    """redis://host:port/db. None: in this process."""
+    replication: int = 1
+    """Of the topics that are made for state, on Kafka."""
     host: str = "127.0.0.1"
     port: int = 8600
-    """Of the HTTP API and the page. The next free one is taken when it is in use; 0: any."""
+    """Of the HTTP API and the page (worker: of health and peers). The next free one is taken when it is in use; 0: any."""
     gateway_port: int | None = None
     """Of the websocket gateway, likewise. None: the one after `port` (8601), any if that is any."""
+    page_port: int = 8600
+    """Where the page is that a gateway of its own serves."""
+    address: str | None = None
+    """Name or IP address under which the other processes reach this one. None: `host`, or this machine's name."""
     public_hosts: tuple[str, ...] = ()
     """Names besides loopback and `host` under which browsers may reach this instance (behind a proxy, in a network)."""
     sync: str = "normal"
     """normal: survives a kill of the process; full: also a loss of power."""
+    memory_limit: int | None = None
+    """Bytes; a process that needs more ends and is started again. None: most of what the machine or container has."""
     rules_file: Path | None = None
     evaluate: str = "live"
     """What rules mean that do not say how they are evaluated."""

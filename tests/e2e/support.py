@@ -39,6 +39,7 @@ from cmis_stream.log import envelope
 from cmis_stream.log.embedded import EmbeddedLog, Record
 from cmis_stream.log.envelope import Tick, encode
 from cmis_stream.log.positions import Passed
+from cmis_stream.log.reader import read_all
 from cmis_stream.runtime import METRICS, TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -309,9 +310,13 @@ def passed_transitions(found: Iterable[tuple[int, Record]]) -> list[dict[str, An
     return lines
 
 
-def transitions_of(instance: Instance) -> list[dict[str, Any]]:
-    runtime = instance.runtime
-    return passed_transitions((p, record) for p in range(runtime.partitions) for record in runtime.read(TRANSITIONS, p))
+async def records_of(instance: Instance, topic: str, partition: int) -> list[Record]:
+    return [record async for record in read_all(instance.runtime.log, topic, partition)]
+
+
+async def transitions_of(instance: Instance) -> list[dict[str, Any]]:
+    partitions = range(instance.runtime.partitions)
+    return passed_transitions([(p, record) for p in partitions for record in await records_of(instance, TRANSITIONS, p)])
 
 
 async def finish(instance: Instance) -> None:
@@ -369,13 +374,15 @@ def evaluated(log_records: Iterable[Record], engine: Engine) -> list[dict[str, A
     return lines
 
 
-def evaluate_anew(instance: Instance) -> tuple[list[dict[str, Any]], set[tuple[Any, ...]]]:
+async def evaluate_anew(instance: Instance) -> tuple[list[dict[str, Any]], set[tuple[Any, ...]]]:
     """What fresh engines make of the instance's metrics log: transitions in the order of partition and log, what fires."""
     runtime = instance.runtime
     lines, firing = [], set()
     for partition in range(runtime.partitions):
         engine = runtime.new_engine()
-        lines.extend({**line, "partition": partition} for line in evaluated(runtime.read(METRICS, partition), engine))
+        lines.extend(
+            {**line, "partition": partition} for line in evaluated(await records_of(instance, METRICS, partition), engine)
+        )
         firing |= firing_of(engine)
     return lines, firing
 

@@ -246,9 +246,9 @@ async def test_cloudevents_of_foreign_producers_are_counted_once_and_bad_ones_ar
         async def packed() -> None:
             """All of the raw topic is acked, that is in envelopes."""
             async with asyncio.timeout(60):
-                while any(
-                    (runtime.log.committed("cmis", RAW, p) or 0) < runtime.highwater(RAW, p) for p in range(runtime.partitions)
-                ):
+                while await runtime.log.committed("cmis", RAW) != {
+                    p: end for p, end in (await runtime.log.ends(RAW)).items() if end
+                }:
                     await asyncio.sleep(0.02)
 
         await write(good[:60] + bad + good[:30])

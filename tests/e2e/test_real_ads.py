@@ -22,7 +22,7 @@ from cmis_stream.log import envelope
 from cmis_stream.runtime import METRICS as METRICS_TOPIC
 from cmis_stream.settings import Settings
 from tests.data.facebook_ads import flat_events
-from tests.e2e.support import DATA
+from tests.e2e.support import DATA, records_of
 
 CSV, ORACLE = DATA / "ads/facebook_ads_kag.csv", DATA / "ads/oracle_facebook_ads_kag.json"
 pytestmark = pytest.mark.skipif(not (CSV.exists() and ORACLE.exists()), reason="needs CMIS_DATA (../shared/data)")
@@ -68,7 +68,7 @@ async def test_real_ads_give_the_oracles_figures_in_total_and_by_campaign_and_da
         # All days, from the envelopes in the log: windows reach back seven.
         totals: dict[tuple[str, str], Any] = defaultdict(lambda: np.zeros(len(FIELDS), np.int64))
         approved: dict[tuple[str, str], int] = defaultdict(int)
-        records = [r for p in range(runtime.partitions) for r in runtime.read(METRICS_TOPIC, p)]
+        records = [r for p in range(runtime.partitions) for r in await records_of(instance, METRICS_TOPIC, p)]
         for record in map(envelope.decode, (r.value or b"" for r in records)):
             if not isinstance(record, envelope.Events):
                 continue

@@ -110,7 +110,7 @@ async def equals_an_undisturbed_run(disturbed: Disturbed) -> None:
     workload = disturbed.workload
     alone = undisturbed(workload)
     async with disturbed.looked_at() as instance:
-        lines = transitions_of(instance)
+        lines = await transitions_of(instance)
         follow(lines)
         assert as_answer(lines) == workload.answer
         engines = [owner.engine for owner in instance.owners]
@@ -121,11 +121,11 @@ async def equals_an_undisturbed_run(disturbed: Disturbed) -> None:
 
 async def equals_a_fresh_evaluation(disturbed: Disturbed) -> None:
     async with disturbed.looked_at() as instance:
-        lines = transitions_of(instance)
+        lines = await transitions_of(instance)
         assert lines, "no transitions show nothing"
         assert [i for i, n in Counter(line["id"] for line in lines).items() if n > 1] == []
         firing = follow(lines)
-        anew, firing_anew = evaluate_anew(instance)
+        anew, firing_anew = await evaluate_anew(instance)
         assert without_identity(lines) == without_identity(anew)
         assert [line["id"].rsplit("/", 1)[0] for line in lines] == [
             f"cmis.metrics.v1/{line['partition']}/{line['offset']}" for line in anew

@@ -21,7 +21,7 @@ from cmis_stream.live.projection import READER
 from cmis_stream.log import rollup
 from cmis_stream.log.positions import Passed
 from cmis_stream.runtime import ROLLUPS, TRANSITIONS
-from tests.e2e.support import PATIENCE_S, Processes, Workload, make_workload, needs_workload, transitions_of
+from tests.e2e.support import PATIENCE_S, Processes, Workload, make_workload, needs_workload, records_of, transitions_of
 from tests.faults.test_kill import Disturbed
 
 pytestmark = needs_workload
@@ -47,11 +47,11 @@ def panes_of(workload: Workload) -> Cells:
     return {cell: (True, *held) for cell, held in sums.items()}
 
 
-def followed(instance: Instance) -> Cells:
+async def followed(instance: Instance) -> Cells:
     """What a consumer of the rollups topic knows: each position once, the newest value of each pane."""
     passed, cells = Passed(), {}
     for partition in range(instance.runtime.partitions):
-        for record in instance.runtime.read(ROLLUPS, partition):
+        for record in await records_of(instance, ROLLUPS, partition):
             told = rollup.decode(record.value or b"")
             if passed.is_new(*told.source):
                 own = told.rollup
@@ -86,7 +86,7 @@ def incidents_of(lines: list[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
 
 async def in_store(instance: Instance) -> dict[str, tuple[Any, ...]]:
     runtime = instance.runtime
-    ends = {(TRANSITIONS, p): runtime.highwater(TRANSITIONS, p) - 1 for p in range(runtime.partitions)}
+    ends = {(TRANSITIONS, p): end - 1 for p, end in (await runtime.log.ends(TRANSITIONS)).items()}
 
     def written() -> bool:
         at = runtime.facts.positions(READER, runtime.log.epoch)
@@ -112,8 +112,8 @@ async def recovered(instance: Instance) -> dict[str, list[tuple[str, int]]]:
 
 async def equals_an_undisturbed_run(disturbed: Disturbed) -> None:
     async with disturbed.looked_at() as instance:
-        assert followed(instance) == panes_of(disturbed.workload)
-        lines = transitions_of(instance)
+        assert await followed(instance) == panes_of(disturbed.workload)
+        lines = await transitions_of(instance)
         assert lines, "no transitions show nothing"
         assert await in_store(instance) == incidents_of(lines)
         by_org: dict[str, list[tuple[str, int]]] = defaultdict(list)

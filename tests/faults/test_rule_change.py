@@ -26,6 +26,7 @@ from tests.e2e.support import (
     follow,
     make_workload,
     needs_workload,
+    records_of,
     rules_in_log,
     transitions_of,
     until,
@@ -64,9 +65,9 @@ async def check(data_dir: Path, final: list[dict[str, Any]]) -> None:
         runtime = instance.runtime
         runtime.ticking = False
         await finish(instance)
-        lines = transitions_of(instance)
+        lines = await transitions_of(instance)
         firing = follow(lines)
-        anew, firing_anew = evaluate_anew(instance)
+        anew, firing_anew = await evaluate_anew(instance)
         assert without_identity(lines) == without_identity(anew)
         assert firing == firing_anew == set().union(*(firing_of(owner.engine) for owner in instance.owners))
         in_force = {(rule["org"], rule["id"]) for rule in final}
@@ -75,7 +76,7 @@ async def check(data_dir: Path, final: list[dict[str, Any]]) -> None:
         # By its place in the log, each transition belongs to a rule that was in force there; a removed one only resolves.
         for partition in range(runtime.partitions):
             at: dict[int, envelope.RuleSet] = {}
-            for record in runtime.read(METRICS, partition):
+            for record in await records_of(instance, METRICS, partition):
                 entry = envelope.decode(record.value or b"")
                 if isinstance(entry, envelope.RuleSet):
                     at[record.offset] = entry
