@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PEER = "bytewax panes"
+PEER, QUIX = "bytewax panes", "quixstreams, hand-written state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,10 @@ ROWS = (
     Row("judging, 10,000 rules", "rules", "bench.judging", "rules10k", 0),
     Row("judging, 1,000,000 rules", "rules", "bench.judging", "rules1m", 0),
     Row("pipeline", "pipeline", "bench.pipeline", "ingest"),
+    Row(QUIX, "kafka", "bench.kafka", "quix"),
+    Row("kafka, one worker", "kafka", "bench.kafka", "one"),
+    Row("kafka, two workers", "kafka", "bench.kafka", "two"),
+    Row("kafka, HTTP to transitions", "kafka", "bench.kafka", "http"),
     Row("recovery", "recovery", "bench.pipeline", "recovery"),
     Row("event to alert", "latency", "bench.latency", "alert", 0),
     Row("event to page", "latency", "bench.latency", "browser", 0),
@@ -71,6 +75,26 @@ TARGETS = (
         "1,000,000 rules against 100, judging", "judging, 1,000,000 rules", "judging, 100 rules", 8, 2, "ms_per_judgement", True
     ),
     Target("pipeline, against bytewax by lines", "pipeline", "bytewax lines", 5 * 150 / 700, 8 * 300 / 1000),
+    Target("kafka, one worker, against bytewax by lines", "kafka, one worker", "bytewax lines", 5 * 120 / 700, 8 * 250 / 1000),
+    Target(
+        "kafka, HTTP to transitions, against bytewax by lines",
+        "kafka, HTTP to transitions",
+        "bytewax lines",
+        5 * 120 / 700,
+        8 * 250 / 1000,
+    ),
+    Target("kafka, one worker, against quixstreams", "kafka, one worker", QUIX, 120 / 32, 250 / 32),
+    Target("kafka, HTTP to transitions, against quixstreams", "kafka, HTTP to transitions", QUIX, 120 / 32, 250 / 32),
+    Target("two workers against one, events per CPU-second", "kafka, two workers", "kafka, one worker", 0.85, 0.95),
+    Target(
+        "two workers against one, a core for each",
+        "kafka, two workers",
+        "kafka, one worker",
+        1.7,
+        1.9,
+        "events_per_s_of_the_busiest",
+    ),
+    Target("two workers against one, by the clock", "kafka, two workers", "kafka, one worker", 1.7, 1.9, "events_per_s"),
     Target("event to alert at a client, 20,000 events a second, p50 ms", "event to alert", "", 40, 15, "p50_ms", True),
     Target("the same, p99 ms", "event to alert", "", 150, 60, "p99_ms", True),
     Target("fan-out to 1,000 clients, µs of CPU a message", "fan-out, 1,000 clients", "", 8, 5, "us_per_message", True),

@@ -158,7 +158,7 @@ class Kafka:
         properties.write_text(lines + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
         if not (self.data / "logs" / "meta.properties").exists():
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            arguments = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+            arguments = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
             done = subprocess.run([java, *_JVM, *_QUIET, "-cp", jars, *arguments], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise KafkaError(f"Kafka could not format {self.data}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")

@@ -1,4 +1,4 @@
-"""Renews requirements/*.txt: versions and hashes of everything, for each set without those of the sets before it."""
+"""Renews requirements/*.txt: versions and hashes of everything, for each set without those of the sets before it, quix apart."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def main() -> None:
         "run": [*project["project"]["dependencies"], *project["build-system"]["requires"], "editables"],
         "dev": project["dependency-groups"]["dev"],
         "bench": project["dependency-groups"]["bench"],
+        "quix": project["dependency-groups"]["quix"],
     }
     held: list[Path] = []
+    alone = {"quix"}  # it has an environment of its own, since it needs older versions of what we use
     for name, requirements in wanted.items():
         out = ROOT / "requirements" / f"{name}.txt"
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / f"{name}.in"
-            lines = [*(f"-c {path}" for path in held), *requirements]
+            lines = [*(f"-c {path}" for path in held if name not in alone), *requirements]
             source.write_text("\n".join(line.partition("#")[0] for line in lines) + "\n")
             command = [sys.executable, "-m", "piptools", "compile", "--quiet", "--generate-hashes", "--strip-extras"]
             quiet = [

@@ -1,4 +1,4 @@
-"""What the repository promises around the code: the wheel, the compose file, the README's commands, the docs' links."""
+"""What the repository promises around the code: the wheel, the README's commands, the docs' links."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
 
 from cmis_stream.cli import main
 
@@ -37,21 +36,6 @@ def test_the_wheel_ships_the_agents_and_the_topics(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"agents/metrics.py", "cmis_stream/topics.yaml", "cmis_stream/cli.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "bench/", "scripts/"))]
-
-
-def test_the_compose_file_starts_what_exists() -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    (service,) = compose["services"].values()
-    words = shlex.split(service["command"])
-    assert words[:2] == ["sh", "-c"]
-    up = shlex.split(words[2].rpartition("exec cmis ")[2])
-    assert command_of(up).name == "up"
-    assert set(compose["volumes"]) == {volume.partition(":")[0] for volume in service["volumes"] if not volume.startswith(".")}
-    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    listening = {up[up.index(option) + 1] for option in ("--port", "--gateway-port")}
-    assert {port.removeprefix("127.0.0.1:") for port in service["ports"]} == {f"{port}:{port}" for port in listening}
-    for folder in (volume.partition(":")[0] for volume in service["volumes"] if volume.startswith(".")):
-        assert (ROOT / folder).exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -46,7 +46,7 @@ class Plan:
 
 
 def topic_config(spec: TopicSpec, replication: int) -> dict[str, str]:
-    """The topic configs of a declared topic. Kafka's byte limit is one partition's, ours counts all of them."""
+    """The topic configs of a declared topic. By age alone: the limits in bytes are for the one disk of an embedded log."""
     config = {
         "cleanup.policy": spec.cleanup,
         "max.message.bytes": str(MESSAGE_BYTES),
@@ -54,8 +54,6 @@ def topic_config(spec: TopicSpec, replication: int) -> dict[str, str]:
     }
     if spec.retention_ms is not None:
         config["retention.ms"] = str(spec.retention_ms)
-    if spec.retention_bytes is not None:
-        config["retention.bytes"] = str(spec.retention_bytes // spec.partitions)
     return config
 
 
