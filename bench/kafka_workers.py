@@ -20,7 +20,7 @@ from bench.measure import memory_mb
 from bench.pipeline import CMIS, _end_with_parent
 from bench.workloads import REPOSITORY
 from cmis_stream.runtime import METRICS
-from scripts.kafka import free_port
+from scripts.server import free_port
 
 START_S, STALLED_S, SAMPLE_S = 60.0, 120.0, 0.02
 IDLE_SHARE, IDLE_S = 0.1, 0.2

@@ -1,6 +1,6 @@
 """Runs a real Apache Kafka on this machine for tests and trials: one node, KRaft, loopback only, from Maven's artifacts.
 
-    python scripts/kafka.py --data DIR      runs until Ctrl-C and prints the broker URL; DIR keeps the data for the next time
+    python -m scripts.kafka --data DIR      runs until Ctrl-C and prints the broker URL; DIR keeps the data for the next time
 
 The jars are resolved once by Maven's ordinary client into .cache/kafka/VERSION. Needs Java 17 and Maven, nothing else.
 Standard library only.
@@ -8,20 +8,17 @@ Standard library only.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
-import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from scripts.server import Server, ServerError, free_port, run_until_stopped
 
 VERSION = "4.3.1"
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +69,7 @@ broker.heartbeat.interval.ms=500
 """
 
 
-class KafkaError(Exception):
+class KafkaError(ServerError):
     """One sentence for whoever wanted to run it."""
 
 
@@ -109,18 +106,15 @@ def _java() -> str:
     return java
 
 
-class Kafka:
-    """A broker on a folder: `with Kafka(folder) as kafka: kafka.url`. It keeps its port over restarts.
+class Kafka(Server):
+    """A broker on a folder: `with Kafka(folder) as kafka: kafka.url`. settings: lines of server.properties."""
 
-    settings: lines of server.properties that replace or add to the usual ones.
-    """
+    name, error = "Kafka", KafkaError
+    ready_s = READY_S
 
     def __init__(self, data: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
-        self.data = data.absolute()
-        self.port = port or free_port()
+        super().__init__(data, port, settings)
         self._controller = free_port()
-        self._settings = dict(settings or {})
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -136,23 +130,8 @@ class Kafka:
         """Warnings and errors of the broker."""
         return self.data / "broker.log"
 
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    def __enter__(self) -> Kafka:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Returns when it serves clients; raises KafkaError with its last words when it does not."""
-        if self._process is not None:
-            raise KafkaError("the broker is running already")
+    def _command(self) -> Sequence[str]:
         java, jars = _java(), classpath()
-        self.data.mkdir(parents=True, exist_ok=True)
         properties = self.data / "server.properties"
         lines = _PROPERTIES.format(port=self.port, controller=self._controller, data=self.data)
         properties.write_text(lines + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
@@ -162,65 +141,10 @@ class Kafka:
             done = subprocess.run([java, *_JVM, *_QUIET, "-cp", jars, *arguments], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise KafkaError(f"Kafka could not format {self.data}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-        with self.output.open("ab") as output:
-            self._process = subprocess.Popen(
-                [java, *_JVM, *_QUIET, "-cp", jars, "kafka.Kafka", str(properties)],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        self._wait_until_ready(self._process)
+        return [java, *_JVM, *_QUIET, "-cp", jars, "kafka.Kafka", str(properties)]
 
-    def stop(self) -> None:
-        """Ends it as an operator would (SIGTERM); its data stays."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """kill -9."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stops it and starts it again on the same data and port."""
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open and nobody answers."""
-        self._running().send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._running().send_signal(signal.SIGCONT)
-
-    def memory_mb(self) -> int:
-        """Resident memory (Linux)."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise KafkaError("the broker is not running")
-        return self._process
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(how)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        give_up_at = time.monotonic() + READY_S
-        while not serves(self.port):
-            ended = process.poll() is not None
-            if ended or time.monotonic() > give_up_at:
-                self.kill()
-                why = f"ended with {process.returncode}" if ended else f"did not answer within {READY_S} s"
-                last = self.output.read_text(errors="replace").strip().splitlines()[-5:]
-                raise KafkaError(f"Kafka {why}; {self.output} ends with: " + " | ".join(last))
-            time.sleep(0.05)
+    def _serves(self) -> bool:
+        return serves(self.port)
 
 
 def serves(port: int) -> bool:
@@ -235,37 +159,5 @@ def serves(port: int) -> bool:
     return answer[4:] == b"\x00\x00\x00\x01"
 
 
-def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to clients (a restart must find it free)."""
-    for _ in range(200):
-        port = 20_000 + int.from_bytes(os.urandom(2), "big") % 12_000
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise KafkaError("no free port found between 20000 and 32000")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="A real Apache Kafka on loopback, until Ctrl-C.")
-    parser.add_argument("--data", type=Path, help="folder for its data; a scratch folder if not given")
-    parser.add_argument("--port", type=int, default=0, help="any free one if not given")
-    given = parser.parse_args()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="kafka-") as scratch:
-        started = time.monotonic()
-        try:
-            with Kafka(given.data or Path(scratch), port=given.port) as kafka:
-                print(f"Apache Kafka {VERSION} is ready after {time.monotonic() - started:.1f} s: {kafka.url}", flush=True)
-                print(f"  {kafka.memory_mb()} MB; its warnings: {kafka.output}; Ctrl-C ends it", flush=True)
-                stop.wait()
-        except KafkaError as error:
-            sys.exit(f"kafka: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_until_stopped(lambda data, port: Kafka(data, port=port), lambda kafka: f"Apache Kafka {VERSION} is ready: {kafka.url}")

@@ -1,6 +1,6 @@
 """Runs a real PostgreSQL on this machine for tests and trials: loopback only, from the system's packages.
 
-    python scripts/postgres.py --data DIR      runs until Ctrl-C and prints the URL of each role; DIR keeps the data
+    python -m scripts.postgres --data DIR      runs until Ctrl-C and prints the URL of each role; DIR keeps the data
 
 PostgreSQL does not run as root: started by root it changes to the user `postgres`, who then has to reach the folder.
 Standard library only.
@@ -8,24 +8,19 @@ Standard library only.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from scripts.server import Server, ServerError, run_until_stopped
 
 DATABASE = "cmis"
 OWNER, APP, RELAY = "cmis_owner", "cmis_app", "cmis_relay"
-READY_S = 60
-"""A busy machine may take long; alone it is ready within 2 s."""
 
 # The collation of the cluster is one of a language, so that whatever relies on the order of code points has to say so.
 _INITDB = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"]
@@ -39,80 +34,32 @@ create database {DATABASE} owner {OWNER};
 """
 
 
-class PostgresError(Exception):
+class PostgresError(ServerError):
     """One sentence for whoever wanted to run it."""
 
 
-class Postgres:
-    """A server on a folder: `with Postgres(folder) as postgres: postgres.url(APP)`. It keeps its port over restarts.
+class Postgres(Server):
+    """A server on a folder: `with Postgres(folder) as postgres: postgres.url(APP)`. settings: lines of postgresql.conf.
 
-    settings: lines of postgresql.conf that replace or add to the usual ones.
+    kill ends the server with -9; its children notice and end.
     """
 
+    name, error = "PostgreSQL", PostgresError
+    stop_signal = signal.SIGINT  # a fast shutdown: clients are cut off, nothing is lost
+
     def __init__(self, data: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
-        self.data = data.absolute()
-        self.port = port or free_port()
-        self._settings = {**_SETTINGS, **(settings or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(data, port, {**_SETTINGS, **(settings or {})})
 
     def url(self, role: str, database: str = DATABASE) -> str:
         """For the setting `store`. role: OWNER (migrations), APP, RELAY, or "postgres", who may do everything."""
         return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
-    @property
-    def output(self) -> Path:
-        """What the server says."""
-        return self.data / "server.log"
-
-    @property
-    def pid(self) -> int:
-        if self._process is None:
-            raise PostgresError("the server is not running")
-        return self._process.pid
-
-    def __enter__(self) -> Postgres:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def start(self) -> None:
-        """Returns when it serves clients; raises PostgresError with its last words when it does not."""
-        if self._process is not None:
-            raise PostgresError("the server is running already")
-        binaries, user = _binaries(), _user()
-        self.data.mkdir(parents=True, exist_ok=True)
-        if user is not None:
-            os.chown(self.data, user.pw_uid, user.pw_gid)
-        cluster, new = self.data / "cluster", not (self.data / "cluster" / "PG_VERSION").exists()
-        if new:
-            done = self._ran([str(binaries / "initdb"), f"--pgdata={cluster}", *_INITDB], user)
-            if done.returncode:
-                said = (done.stderr or done.stdout).strip().splitlines()
-                raise PostgresError(f"initdb failed on {cluster}: {said[-1] if said else 'it said nothing'}")
-        given = [part for name, value in {**self._settings, "port": str(self.port)}.items() for part in ("-c", f"{name}={value}")]
-        with self.output.open("ab") as output:
-            self._process = subprocess.Popen(
-                [str(binaries / "postgres"), "-D", str(cluster), *given],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, **_as(user),
-            )  # fmt: skip
-        self._wait_until_ready(self._process, binaries)
+        """As every server; the first time it makes the database and its roles."""
+        new = not self._cluster.exists()
+        super().start()
         if new:
             self.execute(_ROLES, database="postgres")
-
-    def stop(self) -> None:
-        """A fast shutdown: clients are cut off, nothing is lost; its data stays."""
-        self._end(signal.SIGINT)
-
-    def kill(self) -> None:
-        """kill -9 of the server; its children notice and end."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Stops it and starts it again on the same data and port."""
-        self.stop()
-        self.start()
 
     def execute(self, sql: str, *, role: str = "postgres", database: str = DATABASE) -> str:
         """What psql prints for these statements, each in a transaction of its own."""
@@ -125,28 +72,29 @@ class Postgres:
     def _ran(self, arguments: Sequence[str], user: pwd.struct_passwd | None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(arguments, cwd=self.data, capture_output=True, text=True, check=False, **_as(user))
 
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    @property
+    def _cluster(self) -> Path:
+        return self.data / "cluster"
 
-    def _wait_until_ready(self, process: subprocess.Popen[bytes], binaries: Path) -> None:
-        give_up_at = time.monotonic() + READY_S
-        ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(ready, check=False).returncode:
-            ended = process.poll() is not None
-            if ended or time.monotonic() > give_up_at:
-                self.kill()
-                why = f"ended with {process.returncode}" if ended else f"did not answer within {READY_S} s"
-                last = self.output.read_text(errors="replace").strip().splitlines()[-3:]
-                raise PostgresError(f"PostgreSQL {why}; {self.output} ends with: " + " | ".join(last))
-            time.sleep(0.05)
+    def _command(self) -> Sequence[str]:
+        binaries, user = _binaries(), _user()
+        if user is not None:
+            os.chown(self.data, user.pw_uid, user.pw_gid)
+        if not self._cluster.exists():
+            done = self._ran([str(binaries / "initdb"), f"--pgdata={self._cluster}", *_INITDB], user)
+            if done.returncode:
+                said = (done.stderr or done.stdout).strip().splitlines()
+                raise PostgresError(f"initdb failed on {self._cluster}: {said[-1] if said else 'it said nothing'}")
+        settings = {**self._settings, "port": str(self.port)}
+        given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [str(binaries / "postgres"), "-D", str(self._cluster), *given]
+
+    def _process_options(self) -> Mapping[str, Any]:
+        return _as(_user())
+
+    def _serves(self) -> bool:
+        ready = [str(_binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return not subprocess.run(ready, check=False).returncode
 
 
 def _binaries() -> Path:
@@ -174,37 +122,8 @@ def _as(user: pwd.struct_passwd | None) -> dict[str, object]:
     return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
-def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to clients (a restart must find it free)."""
-    for _ in range(200):
-        port = 20_000 + int.from_bytes(os.urandom(2), "big") % 12_000
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise PostgresError("no free port found between 20000 and 32000")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="A real PostgreSQL on loopback, until Ctrl-C.")
-    parser.add_argument("--data", type=Path, help="folder for its data; a scratch folder if not given")
-    parser.add_argument("--port", type=int, default=0, help="any free one if not given")
-    given = parser.parse_args()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="postgres-") as scratch:
-        try:
-            with Postgres(given.data or Path(scratch), port=given.port) as postgres:
-                for role in (OWNER, APP, RELAY):
-                    print(postgres.url(role), flush=True)
-                print(f"What it says: {postgres.output}; Ctrl-C ends it", flush=True)
-                stop.wait()
-        except PostgresError as error:
-            sys.exit(f"postgres: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_until_stopped(
+        lambda data, port: Postgres(data, port=port),
+        lambda postgres: "\n".join(postgres.url(role) for role in (OWNER, APP, RELAY)),
+    )

@@ -24,7 +24,8 @@ import yaml
 
 from cmis_stream.cli import main
 from cmis_stream.log.topics import load_topics
-from scripts.kafka import VERSION, Kafka, KafkaError, free_port
+from scripts.kafka import VERSION, Kafka, KafkaError
+from scripts.server import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 MANY, SINGLE = "docker-compose.yml", "docker-compose.single.yml"

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from cmis_stream.cli import main
 from cmis_stream.log.topics import load_topics
-from scripts.kafka import Kafka, free_port
+from scripts.kafka import Kafka
+from scripts.server import free_port
 from tests.e2e.support import Processes
 from tests.log.written import NOW, Written, written_embedded, written_kafka
 

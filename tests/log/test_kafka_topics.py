@@ -11,7 +11,8 @@ from yarl import URL
 from cmis_stream.log.kafka import client_settings
 from cmis_stream.log.kafka_topics import Difference, Plan, TopicsError, apply, partition_counts, plan, topic_config
 from cmis_stream.log.topics import TopicSpec, load_topics
-from scripts.kafka import Kafka, free_port
+from scripts.kafka import Kafka
+from scripts.server import free_port
 from tests.log.backends import OnKafka, Rig
 
 

@@ -17,7 +17,8 @@ from cmis_stream.log.embedded_reader import EmbeddedReader
 from cmis_stream.log.kafka import client_settings
 from cmis_stream.log.kafka_reader import KafkaReader
 from cmis_stream.log.reader import LogAway, LogReader, Record, read_all
-from scripts.kafka import Kafka, free_port
+from scripts.kafka import Kafka
+from scripts.server import free_port
 from tests.log.written import NOW, Written, WrittenKafka, written_embedded, written_kafka
 
 MB = 1 << 20
