@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all check format bench lock clean web
+.PHONY: help setup run test test-all faults check format bench lock clean web
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -23,6 +23,10 @@ test: ## Set up and run the tests; needs nothing but Python (ARGS="-k dedup")
 test-all: ## All tests, also the slow ones (ARGS="-k kill")
 	@$(PYTHON) scripts/setup.py dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: ## Faults under load, the long form: what was lost or doubled (ARGS="--million", --short, --only WORDS, --write)
+	@$(PYTHON) scripts/setup.py dev
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 check: ## Format, lint, types, import rules, coverage page; types and unit tests of the browser page
 	@$(PYTHON) scripts/setup.py dev

@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 
+from cmis_stream.feeds.decode import Refusal
 from cmis_stream.runtime import ROLLUPS, TRANSITIONS, Runtime
 
 MOST_COMING = 250
@@ -24,7 +25,11 @@ def attach(app: faust.App, runtime: Runtime) -> None:
     async def take(event: Any) -> None:
         message = event.message
         with runtime.guard("deliver"):
-            await runtime.delivery.take(message.topic, message.partition, message.offset, event.value or b"")
+            value = event.value or b""
+            wrong = await runtime.delivery.take(message.topic, message.partition, message.offset, value)
+            if wrong is not None:
+                position = [message.topic, message.partition, message.offset]
+                await runtime.dead_letter_at(position, [Refusal(0, None, None, wrong, value[:4096])])
 
     async def ack(coming: asyncio.Queue[tuple[Any, asyncio.Task[None]]]) -> None:
         while True:

@@ -11,6 +11,8 @@ from typing import Any
 
 import faust
 
+from cmis_stream.core.errors import Rejected
+from cmis_stream.feeds.decode import Refusal
 from cmis_stream.log.envelope import RuleSet, Tick, encode
 from cmis_stream.log.owner import Owner
 from cmis_stream.runtime import CHANGES, METRICS, Runtime, read_change
@@ -21,6 +23,8 @@ SAVE_S = 0.25
 
 def attach(app: faust.App, runtime: Runtime) -> None:
     owners = runtime.owners
+    ticks: dict[int, asyncio.Future[Any]] = {}
+    """Partition -> the last tick, on its way."""
 
     async def take_over(partitions: set[int]) -> None:
         """An owner for each partition that has none yet, with the state of its changelog."""
@@ -57,17 +61,24 @@ def attach(app: faust.App, runtime: Runtime) -> None:
 
     @app.timer(interval=TICK_S, name="ticks")  # type: ignore[untyped-decorator]
     async def tick() -> None:
-        """Idle partitions learn from the log, too, that time passes."""
+        """Idle partitions learn from the log, too, that time passes; not of time in which nothing could be written."""
         for owner in list(owners.values()):
-            if owner.idle_s >= TICK_S and runtime.ticking:
-                await runtime.send(METRICS, owner.partition, encode(Tick(runtime.clock())))
+            last = ticks.get(owner.partition)
+            if owner.idle_s >= TICK_S and runtime.ticking and (last is None or last.done()):
+                sent = await runtime.send(METRICS, owner.partition, encode(Tick(runtime.clock())))
+                ticks[owner.partition] = asyncio.ensure_future(sent)
 
     @app.agent(runtime.raw_topic(CHANGES), concurrency=1, name="catalog")
     async def catalog(stream: Any) -> None:
         """Copies each new rule set into the metrics log: its place there says from which event on it is in force."""
         async for event in stream.noack().events():
             with runtime.guard("catalog"):
-                change = read_change(event.value)
+                try:
+                    change = read_change(event.value)
+                except Rejected as error:
+                    change, message = None, event.message
+                    refusal = Refusal(0, None, None, error, (event.value or b"")[:4096])
+                    await runtime.dead_letter_at([CHANGES, message.partition, message.offset], [refusal])
                 if change is not None:
                     record = RuleSet(runtime.clock(), change.org, change.version, change.rules, change.evaluate)
                     await (await runtime.send(METRICS, event.message.partition, encode(record)))

@@ -9,9 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
 import faust
+import msgspec
 import orjson
 
 from cmis_stream.backplane.contract import Backplane
@@ -19,7 +20,7 @@ from cmis_stream.backplane.memory import MemoryBackplane
 from cmis_stream.core.batch import Batch
 from cmis_stream.core.engine import Engine
 from cmis_stream.core.entities import LEVELS
-from cmis_stream.core.errors import CmisError, ConfigError, shown
+from cmis_stream.core.errors import CmisError, ConfigError, Rejected, shown
 from cmis_stream.core.time import WINDOWS
 from cmis_stream.feeds.decode import Refusal
 from cmis_stream.gateway.ports import Snapshots
@@ -43,6 +44,7 @@ from cmis_stream.store.tokens import TokenStore
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
 SETTLE_S = 10.0
+FULL_LOOK_S = 1.0
 """What the end of a process may take for what is on its way to a log that does not answer."""
 AGENTS = ("ingest", "metrics", "deliver", "project")
 
@@ -50,23 +52,30 @@ __all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "ROLLUPS", "TRANSITIONS"
 log = logging.getLogger("cmis")
 
 
-class Change(NamedTuple):
+class LogFull(CmisError):
+    """Nothing more is taken until there is room."""
+
+
+class Change(msgspec.Struct):
     """A rule set as it stands in cmis.changes.v1."""
 
-    org: str
+    org: Annotated[str, msgspec.Meta(min_length=1)]
     version: int
-    evaluate: str
+    evaluate: Literal["live", "pane"]
     rules: list[Any]
 
 
 def read_change(value: bytes | None) -> Change | None:
-    """The rule set in a record of cmis.changes.v1; None for other kinds."""
+    """The rule set in a record of cmis.changes.v1; None for other kinds. Rejected when it is none of ours."""
     if value is None:
         return None
-    raw = orjson.loads(value)
-    if raw.get("kind") != "alert_rules":
-        return None
-    return Change(raw["org"], raw["version"], raw["evaluate"], raw["rules"])
+    try:
+        raw = orjson.loads(value)
+        if not isinstance(raw, dict):
+            raise ValueError("no object")
+        return msgspec.convert(raw, Change) if raw.get("kind") == "alert_rules" else None
+    except (ValueError, RecursionError) as error:
+        raise Rejected("malformed", "", value[:40], f"a change ({type(error).__name__}: {error})") from None
 
 
 def _now_ms() -> int:
@@ -100,6 +109,7 @@ class Runtime:
         clock: Callable[[], int],
     ) -> None:
         self._opened = AsyncExitStack()
+        self.log_full = system.full
         self._connected: list[Callable[[], Awaitable[None]]] = []
         self.peer_tokens = PeerTokens(signing_key(settings.gateway_key_path))
         self.settings, self.clock, role = settings, clock, settings.role
@@ -239,7 +249,16 @@ class Runtime:
         return sent
 
     async def _append_metrics(self, partition: int, value: bytes) -> None:
-        await (await self.send(METRICS, partition, value))
+        """LogFull when the disk has no room. What was under way then is written all the same once there is room; whoever sent it
+        sends it again, under the same ids."""
+        if self.log_full():
+            raise LogFull("the disk is full")
+        sent = asyncio.ensure_future(await self.send(METRICS, partition, value))
+        while not sent.done():
+            await asyncio.wait([sent], timeout=FULL_LOOK_S)
+            if not sent.done() and self.log_full():
+                raise LogFull("the disk is full")
+        sent.result()
 
     def owner_of(self, org: str) -> Owner | None:
         """The owner of an org's partition, when it is in this process."""

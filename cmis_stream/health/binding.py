@@ -42,6 +42,7 @@ def health_of(runtime: Runtime) -> Health:
         failed=failed,
         unready=runtime.unready,
         waiting_events=(lambda: runtime.packer.waiting) if member is not None else None,
+        log_full=runtime.log_full,
         dead_letters=lambda: runtime.dead_letters,
         projected=(lambda: runtime.projection.reached) if role.has_agents else None,
         backplane=runtime.backplane if role.has_agents or role.has_gateway else None,

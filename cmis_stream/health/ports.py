@@ -133,6 +133,8 @@ class Parts:
     failed: Callable[[], str | None] = _none
     unready: Callable[[], Sequence[tuple[str, str]]] = tuple
     waiting_events: Callable[[], int] | None = None
+    log_full: Callable[[], bool] = lambda: False
+    """The log waits for room on the disk: nothing can move."""
     dead_letters: Callable[[], Mapping[str, int]] | None = None
     projected: Callable[[], Mapping[int, int]] | None = None
     transitions: str = "cmis.transitions.v1"

@@ -127,6 +127,8 @@ class Watch:
         reason = too_much_memory(memory.resident_bytes(), self.memory_limit)
         if reason is not None:
             return reason
+        if self._parts.log_full():
+            return None  # nothing can move before there is room on the disk
         judged = self._view.readings(self._excused()) if self._view.away_since is None and self._parts.flowing() else []
         return self._stalled.look(ran_s, judged) or self._uncommitted.look(ran_s, judged)
 

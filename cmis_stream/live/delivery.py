@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cmis_stream.backplane.contract import Backplane, Forgotten
+from cmis_stream.core.errors import Rejected
 from cmis_stream.live.results import Result, read_result
 from cmis_stream.live.tail import LogTail
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
@@ -73,9 +74,12 @@ class Delivery:
             task.cancel()
         await asyncio.gather(*self._filling, return_exceptions=True)
 
-    async def take(self, topic: str, partition: int, offset: int, value: bytes) -> None:
-        """The record at `offset` of a results topic; returns when gateways can have it."""
+    async def take(self, topic: str, partition: int, offset: int, value: bytes) -> Rejected | None:
+        """The record at `offset` of a results topic; returns when gateways can have it. What is wrong with it, if it is none of
+        ours: then it is passed over."""
         line = self._line(topic, partition)
+        result = _read(topic, offset, value)
+        wrong = result if isinstance(result, Rejected) else None
         while True:
             async with line.lock:  # and no other wait before the record is on its way, so that they stay in order
                 pass
@@ -83,8 +87,8 @@ class Delivery:
             if not line.stale:
                 try:
                     if offset > line.filled:
-                        await self._publish(line, offset, read_result(topic, offset, value))
-                    return
+                        await self._publish(line, offset, result)
+                    return wrong
                 except Forgotten:
                     line.wanted = max(line.wanted, fills + 1)
             await self._fill(line)
@@ -141,10 +145,10 @@ class Delivery:
         line.passed, line.at = Passed(), max(before, reached)
         coming = []
         for record in records:
-            result = read_result(line.topic, record.offset, record.value or b"")
+            result = _read(line.topic, record.offset, record.value or b"")
             if record.offset > reached:
                 coming.append(self._publish(line, record.offset, result))
-            elif line.passed.is_new(*result.source):
+            elif isinstance(result, Result) and line.passed.is_new(*result.source):
                 self._tell(line, record.offset, result)
         for outcome in await asyncio.gather(*coming, return_exceptions=True):
             if outcome is not None:
@@ -156,10 +160,17 @@ class Delivery:
             self._heard(list(result.lines))
         line.told = max(offset, line.told)
 
-    async def _publish(self, line: _Line, offset: int, result: Result) -> None:
-        if line.passed.is_new(*result.source):
+    async def _publish(self, line: _Line, offset: int, result: Result | Rejected) -> None:
+        if isinstance(result, Result) and line.passed.is_new(*result.source):
             for channel, publication in result.publications.items():
                 await self._backplane.publish(channel, publication)
             self._tell(line, offset, result)
         line.at = max(offset, line.at)
         await self._backplane.reached(line.topic, line.partition, offset)
+
+
+def _read(topic: str, offset: int, value: bytes) -> Result | Rejected:
+    try:
+        return read_result(topic, offset, value)
+    except Rejected as error:
+        return error

@@ -14,9 +14,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import orjson
-
-from cmis_stream.core.errors import CmisError
+from cmis_stream.core.errors import CmisError, Rejected
+from cmis_stream.log import transitions
 from cmis_stream.log.owner import TRANSITIONS
 from cmis_stream.log.positions import Passed
 from cmis_stream.modules.alerts.incidents import FIRING, KIND, ended, incident_after
@@ -29,7 +28,8 @@ PAUSE_S = 0.1
 """Between two writes: what comes meanwhile shares a transaction."""
 BUSY_RETRY_S = 0.5
 STOP_WITHIN_S = 5.0
-_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+"""Temporary: locked by another process, or no room on the disk."""
 log = logging.getLogger("cmis")
 T = TypeVar("T")
 
@@ -143,10 +143,13 @@ def _what_is_new(records: Sequence[_Record], known: Mapping[Place, int]) -> tupl
     passed, changes = Passed(), list[Change]()
     passed.highest = dict(known)
     for partition, offset, value, _ in records:
-        body = orjson.loads(value)
         passed.is_new(TRANSITIONS, partition, offset)
-        if passed.is_new(*body["source"]):
-            changes.extend(_change(line) for line in body["transitions"])
+        try:
+            source, lines = transitions.decode(value)
+        except Rejected:
+            continue  # a foreign record, which `deliver` makes a dead letter
+        if passed.is_new(*source):
+            changes.extend(_change(line) for line in lines)
     return changes, {place: position for place, position in passed.highest.items() if position > known.get(place, -1)}
 
 

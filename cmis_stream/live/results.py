@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
-import orjson
-
 from cmis_stream.backplane.contract import Item, Publication
 from cmis_stream.backplane.items import IncidentItem, MetricItem, Sums
 from cmis_stream.core.channels import Channel
-from cmis_stream.log import rollup
+from cmis_stream.log import rollup, transitions
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
 from cmis_stream.log.rollup import Told
 from cmis_stream.modules.alerts.incidents import PATH, VERSIONS, entity_of, sums_of
@@ -29,13 +27,12 @@ class Result(NamedTuple):
 
 
 def read_result(topic: str, offset: int, value: bytes) -> Result:
-    """What the record at `offset` of a results topic says. Rejected, JSONDecodeError or KeyError when it is none of ours."""
+    """What the record at `offset` of a results topic says. Rejected when it is none of ours."""
     if topic == ROLLUPS:
         told = rollup.decode(value)
         return Result(told.source, metric_publications(offset, told), ())
-    body = orjson.loads(value)
-    topic_of_source, partition, at = body["source"]
-    return Result((topic_of_source, partition, at), incident_publications(offset, body["transitions"]), body["transitions"])
+    source, lines = transitions.decode(value)
+    return Result(source, incident_publications(offset, lines), lines)
 
 
 def metric_publications(offset: int, told: Told) -> dict[str, Publication]:

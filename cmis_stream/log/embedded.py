@@ -162,6 +162,16 @@ class EmbeddedLog:
         return self._topics
 
     @property
+    def full(self) -> bool:
+        """The disk has no room, and what was appended waits for some."""
+        return self._writer is not None and self._writer.full
+
+    def wait_for_room(self) -> None:
+        """From now on what is appended while the disk is full does not fail, but waits until there is room, or `close`."""
+        if self._writer is not None:
+            self._writer.patient = True
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes of appended records that are not yet durable; for back-pressure."""
         return self._writer.pending_bytes if self._writer is not None else 0

@@ -21,6 +21,7 @@ import numpy as np
 from cmis_stream.core.batch import PATH_SEPARATOR, VALUE_FIELDS, Batch, Segment, leaf_path
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.panes import narrow, narrow_rows
+from cmis_stream.core.time import LATEST_MS
 from cmis_stream.log.codec import pack, unpack
 
 VERSION = 1
@@ -95,15 +96,29 @@ def decode(data: bytes) -> Record:
         kind, version, stamp = raw["k"], raw["v"], raw["t"]
         if version != VERSION:
             raise Rejected("unsupported", "v", version, f"version {VERSION}")
+        if not _is_time(stamp):
+            raise TypeError("t: a time in epoch ms")
         if kind == "tick":
+            if raw["w"] is not None and not _is_time(raw["w"]):
+                raise TypeError("w: a time in epoch ms, or nothing")
             return Tick(stamp, raw["w"])
         if kind == "rules":
-            return RuleSet(stamp, raw["org"], raw["version"], raw["rules"], raw["evaluate"])
+            rules = RuleSet(stamp, raw["org"], raw["version"], raw["rules"], raw["evaluate"])
+            if not (
+                isinstance(rules.org, str) and rules.org and type(rules.version) is int and isinstance(rules.rules, list)
+                and rules.evaluate in ("live", "pane")
+            ):  # fmt: skip
+                raise TypeError("rules of an org in a version")
+            return rules
         if kind == "events":
             return Events(stamp, _batch(raw))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, msgspec.MsgspecError) as error:
         raise Rejected("malformed", "", data[:40], f"an envelope ({type(error).__name__}: {error})") from None
     raise Rejected("invalid", "k", kind, "events, tick or rules")
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and abs(value) <= LATEST_MS
 
 
 def _batch(raw: dict[str, Any]) -> Batch:
@@ -126,6 +141,8 @@ def _batch(raw: dict[str, Any]) -> Batch:
         ids=raw["ids"].split(_ID_SEPARATOR),
     )
     events = len(batch.uid)
+    if not all(type(s.org) is str and type(s.source) is str and type(s.count) is int and s.count >= 0 for s in batch.segments):
+        raise TypeError("segments of orgs and sources")
     if any(column.shape != (n,) for column in (batch.ts_ms, batch.leaf, batch.event)) or batch.uid.shape != (events,):
         raise ValueError("columns of different lengths")
     if len(values) != len(VALUE_FIELDS) or len(batch.ids) != events or sum(s.count for s in batch.segments) != events:

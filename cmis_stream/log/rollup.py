@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 
 from cmis_stream.core.errors import Rejected
+from cmis_stream.core.metrics import FIELDS
 from cmis_stream.core.panes import narrow, narrow_rows
 from cmis_stream.core.rollups import Rollup
-from cmis_stream.core.time import PANE_SIZES_MS
+from cmis_stream.core.time import LATEST_MS, PANE_SIZES_MS
 from cmis_stream.log.codec import pack, unpack
 
 VERSION = 1
@@ -57,6 +58,29 @@ class Told:
         self.orgs: list[str] = raw["orgs"]
         self.bounds: list[int] = raw["bounds"]
         self._raw = raw
+        if not (
+            type(topic) is str
+            and type(partition) is type(offset) is type(self.stamp_ms) is type(raw["first"]) is int
+            and type(raw["keys"]) is str
+        ):
+            raise TypeError("source, t, first, keys")
+        if abs(raw["first"]) * _PANE_MS > LATEST_MS:
+            raise ValueError("a time of no pane")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        """What a foreign record gets wrong is known now, not when somebody asks for the rows."""
+        raw, rows = self._raw, len(self._raw["entity"])
+        columns = [raw[name] for name in ("entity", "start", "panes", "closed")] + [c for c in raw["sums"] if c is not None]
+        if len(raw["sums"]) != len(FIELDS) or any(column.dtype.kind not in "iu" or column.shape != (rows,) for column in columns):
+            raise ValueError("columns of different lengths, or not of integers")
+        if rows and not 0 <= raw["entity"].min() <= raw["entity"].max() <= raw["keys"].count(_KEY_SEPARATOR):
+            raise ValueError("an index points outside its list")
+        if not all(type(org) is str for org in self.orgs) or not all(type(bound) is int for bound in self.bounds):
+            raise TypeError("orgs, bounds")
+        ends = self.bounds[:1] == [0] and self.bounds[-1:] == [rows] and self.bounds == sorted(self.bounds)
+        if not ends or len(self.bounds) != len(self.orgs) + 1:
+            raise ValueError("bounds of other rows")
 
     @cached_property
     def rollup(self) -> Rollup:

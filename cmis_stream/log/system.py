@@ -30,6 +30,8 @@ class LogSystem:
     options: Mapping[str, Any]
     reading: Callable[[], AbstractAsyncContextManager[LogReader]]
     client: Mapping[str, Any] | None = None
+    full: Callable[[], bool] = lambda: False
+    """The disk has no room: what is sent now waits for some."""
 
     async def check(self, app: faust.App) -> None:
         """ConfigError when a topic that we use is missing, with the command that makes it. (The embedded log makes them.)"""
@@ -39,9 +41,13 @@ class LogSystem:
 
 
 def embedded_system(path: Path, sync: str) -> LogSystem:
+    opened: list[EmbeddedLog] = []
+
     @asynccontextmanager
     async def reading() -> AsyncIterator[LogReader]:
         log = EmbeddedLog.open(path, sync=sync)  # takes the lock: what fails fails here, in a sentence
+        log.wait_for_room()
+        opened.append(log)
         try:
             reader = EmbeddedReader.open(path)
             try:
@@ -49,10 +55,11 @@ def embedded_system(path: Path, sync: str) -> LogSystem:
             finally:
                 await reader.close()
         finally:
+            opened.remove(log)
             await log.aclose()
 
     options = {"TableManager": PromptTableManager, "stream_wait_empty": False, "web_enabled": False}
-    return LogSystem(broker_url(path, sync=sync), options, reading)
+    return LogSystem(broker_url(path, sync=sync), options, reading, full=lambda: any(log.full for log in opened))
 
 
 def brokers(url: str) -> list[URL]:

@@ -23,6 +23,7 @@ from cmis_stream.log.storage import Append, State, TopicInfo, transact, write_ap
 from cmis_stream.log.upkeep import COMPACTED_EVERY_S, RETENTION_EVERY_S, Upkeep
 
 logger = logging.getLogger(__name__)
+FULL_RETRY_S = 0.25
 
 
 class LogError(CmisError):
@@ -60,6 +61,10 @@ class LogWriter:
 
     def __init__(self, db: sqlite3.Connection, state: State, topics: dict[str, TopicInfo], name: str) -> None:
         self.state = state
+        self.patient = False
+        """On a full disk what is handed in waits for room, in its order; else it fails."""
+        self.full = False
+        """It waits for room now."""
         self._db = db
         self._upkeep = Upkeep(db, state, topics)
         self._wake = threading.Condition()
@@ -218,10 +223,15 @@ class LogWriter:
         try:
             transact(self._db, work)
         except sqlite3.Error as cause:
+            if cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL and self._put_back(entries):
+                return
             error = LogWriteFailed(f"the log could not write {len(appends)} records: {cause}")
             error.__cause__ = cause
             logger.error("%s", error)
         else:
+            if self.full:
+                self.full = False
+                logger.warning("there is room on the disk again; the log goes on")
             self.state.next_offset.update(changed.next_offset)
             self.state.bytes.update(changed.bytes)
             self.state.committed.update(offsets)
@@ -233,6 +243,18 @@ class LogWriter:
                     if generations.get(group) != generation
                 }
         self._announce(entries, error, wake=bool(appends) and error is None)
+
+    def _put_back(self, entries: list[_Entry]) -> bool:
+        """The disk is full: they are tried again in a moment, before what comes meanwhile. False: they fail."""
+        with self._wake:
+            if self._closing or not self.patient:
+                return False
+            if not self.full:
+                self.full = True
+                logger.error("the disk is full; the log waits for room")
+            self._entries[:0] = entries
+            self._wake.wait_for(lambda: self._closing, FULL_RETRY_S)
+        return True
 
     def _announce(self, entries: list[_Entry], error: LogError | None, *, wake: bool) -> None:
         with self._wake:

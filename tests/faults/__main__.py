@@ -10,6 +10,7 @@ import asyncio
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write the table into docs/reliability.md")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the broker and the disk, too
     chosen = [MILLION] if given.million else [s for s in (*SCENARIOS, MILLION) if given.only.lower() in s.name.lower()]
     outcomes, failures = [], 0
     for scenario in chosen:

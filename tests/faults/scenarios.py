@@ -57,16 +57,14 @@ async def rebalance(stage: Stage) -> None:
 
 
 async def million(stage: Stage) -> None:
-    """Ten kills among three workers: two of the same in a row, one of a worker that is still starting again."""
+    """Ten workers are killed, one after the other; two of them once more while they start, join or recover."""
     for kill in range(10):
         await stage.load.comes_to((kill + stage.dice.random()) / 11)
         worker, killed = stage.worker(), time.monotonic()
-        if kill == 4 and not worker.run.running:
-            continue
         worker.kill()
         worker.start()
         if kill in (3, 7):
-            await asyncio.sleep(stage.dice.uniform(0.2, 3.0))  # while it starts, joins or recovers
+            await asyncio.sleep(stage.dice.uniform(0.2, 3.0))
             worker.kill()
             worker.start()
         if kill in (0, 5, 9):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.kafka import KafkaError
+from scripts.redis import RedisError
 from tests.e2e.support import needs_workload
 from tests.faults.disk import NoSmallDisk
 from tests.faults.scenarios import SCENARIOS
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.slow, needs_workload]
 async def test_nothing_is_lost_or_doubled_by(scenario: Scenario, tmp_path: Path) -> None:
     try:
         outcome = await play(scenario, scenario.short, tmp_path / "run")
-    except (NoSmallDisk, KafkaError) as why:
+    except (NoSmallDisk, KafkaError, RedisError) as why:
         if os.environ.get("CI") and not isinstance(why, NoSmallDisk):
             raise
         pytest.skip(str(why))
