@@ -11,15 +11,25 @@ from typing import Any
 
 import faust
 
+from cmis_stream.core.batch import Batch
 from cmis_stream.core.errors import Rejected
 from cmis_stream.feeds.decode import Decoded, Refusal, decode_cloudevents
-from cmis_stream.runtime import RAW, Runtime
+from cmis_stream.log.packer import Pressure
+from cmis_stream.runtime import RAW, LogFull, Runtime
 
 MOST_UNDER_WAY = 2_000
 
 
 def attach(app: faust.App, runtime: Runtime) -> None:
     under_way: set[asyncio.Task[None]] = set()
+
+    async def publish(batch: Batch) -> None:
+        """Waits while there is no room: nobody sends these again. What is written twice for it is dropped by its ids."""
+        while True:
+            try:
+                return await runtime.packer.publish(batch.segments[0].org, batch)
+            except (Pressure, LogFull):
+                await asyncio.sleep(Pressure.retry_after_s)
 
     async def pack(event: Any, before: asyncio.Task[None] | None) -> None:
         """Publishes at once, so that neighbours share an envelope; acks in order, after the one before."""
@@ -34,7 +44,7 @@ def attach(app: faust.App, runtime: Runtime) -> None:
             if decoded.refused:
                 await runtime.dead_letter_at(position, decoded.refused)
             if decoded.batch is not None:
-                await runtime.packer.publish(decoded.batch.segments[0].org, decoded.batch)
+                await publish(decoded.batch)
             if before is not None:
                 await before
             event.ack()

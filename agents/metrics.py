@@ -13,9 +13,10 @@ import faust
 
 from cmis_stream.core.errors import Rejected
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.log.catalog import read_change
 from cmis_stream.log.envelope import RuleSet, Tick, encode
 from cmis_stream.log.owner import Owner
-from cmis_stream.runtime import CHANGES, METRICS, Runtime, read_change
+from cmis_stream.runtime import CHANGES, METRICS, Runtime
 
 TICK_S = 1.0
 SAVE_S = 0.25

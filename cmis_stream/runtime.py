@@ -9,10 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import faust
-import msgspec
 import orjson
 
 from cmis_stream.backplane.contract import Backplane
@@ -20,7 +19,7 @@ from cmis_stream.backplane.memory import MemoryBackplane
 from cmis_stream.core.batch import Batch
 from cmis_stream.core.engine import Engine
 from cmis_stream.core.entities import LEVELS
-from cmis_stream.core.errors import CmisError, ConfigError, Rejected, shown
+from cmis_stream.core.errors import CmisError, ConfigError, shown
 from cmis_stream.core.time import WINDOWS
 from cmis_stream.feeds.decode import Refusal
 from cmis_stream.gateway.ports import Snapshots
@@ -28,6 +27,7 @@ from cmis_stream.live.delivery import Delivery
 from cmis_stream.live.projection import STOP_WITHIN_S, Projection
 from cmis_stream.live.snapshots import IncidentSnapshots, MetricSnapshots, SnapshotsByTopic
 from cmis_stream.live.tail import LogTail
+from cmis_stream.log.catalog import Change, write_change
 from cmis_stream.log.member import GROUP, Member, OnAssigned, OnRevoked
 from cmis_stream.log.owner import DEAD_LETTERS, ROLLUPS, TRANSITIONS, Owner
 from cmis_stream.log.packer import Packer
@@ -44,38 +44,16 @@ from cmis_stream.store.tokens import TokenStore
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
 SETTLE_S = 10.0
-FULL_LOOK_S = 1.0
 """What the end of a process may take for what is on its way to a log that does not answer."""
+FULL_LOOK_S = 1.0
 AGENTS = ("ingest", "metrics", "deliver", "project")
 
-__all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "ROLLUPS", "TRANSITIONS", "Change", "Runtime", "read_change"]
+__all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "ROLLUPS", "TRANSITIONS", "LogFull", "Runtime"]
 log = logging.getLogger("cmis")
 
 
 class LogFull(CmisError):
     """Nothing more is taken until there is room."""
-
-
-class Change(msgspec.Struct):
-    """A rule set as it stands in cmis.changes.v1."""
-
-    org: Annotated[str, msgspec.Meta(min_length=1)]
-    version: int
-    evaluate: Literal["live", "pane"]
-    rules: list[Any]
-
-
-def read_change(value: bytes | None) -> Change | None:
-    """The rule set in a record of cmis.changes.v1; None for other kinds. Rejected when it is none of ours."""
-    if value is None:
-        return None
-    try:
-        raw = orjson.loads(value)
-        if not isinstance(raw, dict):
-            raise ValueError("no object")
-        return msgspec.convert(raw, Change) if raw.get("kind") == "alert_rules" else None
-    except (ValueError, RecursionError) as error:
-        raise Rejected("malformed", "", value[:40], f"a change ({type(error).__name__}: {error})") from None
 
 
 def _now_ms() -> int:
@@ -316,10 +294,9 @@ class Runtime:
             await self._publish_rule_set(row)
 
     async def _publish_rule_set(self, row: RuleSetRow) -> None:
-        body = {"kind": "alert_rules", "org": row.org, "version": row.version, "evaluate": row.evaluate, "rules": row.rules}
-        key = row.org.encode()
-        partition = partition_for(key, self.partitions)
-        await (await self.app.producer.send(CHANGES, key, orjson.dumps(body), partition, None, None))
+        key, partition = row.org.encode(), partition_for(row.org.encode(), self.partitions)
+        value = write_change(Change(row.org, row.version, row.evaluate, row.rules))
+        await (await self.app.producer.send(CHANGES, key, value, partition, None, None))
         self.rule_sets.mark_published(row.org, row.version)
 
 

@@ -14,7 +14,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from cmis_stream.core.errors import CmisError, ConfigError
+from cmis_stream.core.time import rfc3339
 from cmis_stream.instance import Instance
+from cmis_stream.log.packer import MOST_WAITING
+from cmis_stream.runtime import RAW
 from cmis_stream.settings import Settings
 from tests.e2e.support import Processes, Up, free_port
 
@@ -85,3 +88,20 @@ async def test_it_ends_while_browsers_hold_connections_open(tmp_path: Path) -> N
         assert is_free(instance.port) and is_free(instance.gateway_port)
         idle[1].close()
         half[1].close()
+
+
+async def test_raw_events_wait_while_too_much_waits_to_be_written(tmp_path: Path) -> None:
+    async with Instance(settings(tmp_path)) as instance:
+        runtime = instance.runtime
+        runtime.packer.waiting += MOST_WAITING
+        event = {
+            "specversion": "1.0", "id": "e1", "source": "//meta/act_7", "type": "cmis.ads.metrics.v1", "orgid": "acme",
+            "time": rfc3339(runtime.clock()), "data": {"platform": "meta", "campaign_id": "c1", "clicks": 3},
+        }  # fmt: skip
+        await (await runtime.send(RAW, 0, json.dumps(event).encode()))
+        await asyncio.sleep(0.5)  # several tries; none may end the process
+        assert not runtime.failed.done() and sum(owner.engine.events for owner in instance.owners) == 0
+        runtime.packer.waiting -= MOST_WAITING
+        async with asyncio.timeout(30):
+            while sum(owner.engine.events for owner in instance.owners) != 1:
+                await asyncio.sleep(0.02)

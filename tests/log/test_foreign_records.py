@@ -12,9 +12,9 @@ import pytest
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.rollups import Rollup
 from cmis_stream.log import envelope, rollup, transitions
+from cmis_stream.log.catalog import read_change
 from cmis_stream.log.codec import pack, unpack
 from cmis_stream.log.envelope import RuleSet, Tick
-from cmis_stream.runtime import read_change
 from tests.log.support import NOW, events
 
 LINE: dict[str, Any] = {
