@@ -165,7 +165,7 @@ async def test_a_client_that_missed_nothing_of_its_own_is_led_to_the_end_of_the_
 
 
 @pytest.mark.spec("GTW-O01")
-@pytest.mark.spec("GTW-M03", partial="a gateway keeps nothing that a client needs; Redis between several comes later")
+@pytest.mark.spec("GTW-M03")
 async def test_another_gateway_process_recovers_a_client_from_the_log(world: World) -> None:
     token = world.doors.open("acme")
     async with world.client(token) as client:
