@@ -12,6 +12,17 @@ Codes of rejected input, one published enumeration, never renamed:
     in_future          event time more than 60 s ahead of its arrival
     too_late           event time older than what the windows keep (7 days behind the org's watermark)
     unsupported        understood, but not handled by this version
+
+Codes of rejected commands:
+
+    not_found          no such document, or one that this actor does not see
+    stale              another version is there than the one expected
+    not_unique         another document has this value
+    unknown_ref        it would point at a document that is not there
+    restricted         documents that point at it forbid to delete it
+    cycle              by following references it would come back to itself
+    no_transition      its state cannot become this one, or not by this actor
+    key_reused         the idempotency key came before, with another command
 """
 
 from __future__ import annotations

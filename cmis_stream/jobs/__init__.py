@@ -1,0 +1,1 @@
+"""Runs jobs in child processes. What is kept of them: `store/jobs.py`."""

@@ -1,0 +1,295 @@
+"""The database behind the store: engines, transactions in an org, and what differs between SQLite and PostgreSQL.
+
+No other file knows that there are two. Everything here blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy import (
+    URL,
+    Column,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    Executable,
+    Table,
+    create_engine,
+    event,
+    exc,
+    func,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from cmis_stream.core.errors import CmisError, ConfigError
+
+from .migrations import HEAD, revision, upgrade
+
+LOCK_S: Final = 5
+"""How long a writer waits for another one of its org."""
+CHANNEL: Final = "cmis_changes"
+_RELAY_LOCK: Final = 0x636D6973  # "cmis"
+_SQLITE_TROUBLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+_log = logging.getLogger(__name__)
+
+
+class Unavailable(CmisError):
+    """The database cannot be reached or cannot write now. Nothing half-written; whether it was written at all is not known
+    when it went away during the commit: the same idempotency key finds out."""
+
+
+class Busy(Unavailable):
+    """Another writer of the org, or all connections, took longer than LOCK_S."""
+
+
+class Transaction:
+    """Statements of one transaction. org: the one it is in; None where it is in none (what a role may see without one)."""
+
+    def __init__(self, connection: Connection, org: str | None) -> None:
+        self.connection = connection
+        self._org = org
+        self._postgres = connection.dialect.name == "postgresql"
+
+    @property
+    def org(self) -> str:
+        if self._org is None:
+            raise ValueError("this transaction is in no org")
+        return self._org
+
+    def own(self, table: Table) -> ColumnElement[bool]:
+        """The condition that stands in every statement: rows of this org. (On PostgreSQL its policies say so, too.)"""
+        return table.c.org_id == self.org
+
+    def rows(self, statement: Executable) -> Sequence[Any]:
+        return self.connection.execute(statement).all()
+
+    def run(
+        self, statement: Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        return self.connection.execute(statement, values)
+
+    def lock_head(self, table: Table) -> tuple[int, str]:
+        """(seq, hash) of the org's last change. Until the end of this transaction nobody else writes in the org."""
+        made = self._insert(table).values(org_id=self.org, seq=0, hash="")
+        kept = made.on_conflict_do_update(index_elements=["org_id"], set_={"seq": table.c.seq}).returning(
+            table.c.seq, table.c.hash
+        )
+        ((seq, digest),) = self.connection.execute(kept).all()
+        return seq, digest
+
+    def insert_new(self, table: Table, values: Mapping[str, Any]) -> bool:
+        """False when there is a row with the same key."""
+        made = self._insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+        return self.connection.execute(made, values).first() is not None
+
+    def insert_or_raise(self, table: Table, key: Mapping[str, Any], name: str, value: int) -> None:
+        """Sets a number that never goes down."""
+        made = self._insert(table).values({**key, name: value})
+        higher = table.c[name] < made.excluded[name]
+        self.connection.execute(
+            made.on_conflict_do_update(index_elements=list(key), set_={name: made.excluded[name]}, where=higher)
+        )
+
+    def contains(self, column: Column[Any], part: str) -> ColumnElement[bool]:
+        """Letters from A to Z are the same in both cases."""
+        found = func.strpos if self._postgres else func.instr
+        return found(func.lower(column), _lower(part)) > 0
+
+    def has_member(self, column: Column[Any], part: str) -> ColumnElement[bool]:
+        return (func.strpos if self._postgres else func.instr)(column, part) > 0
+
+    def notify(self) -> None:
+        """At the commit, whoever follows changes is woken."""
+        if self._postgres:
+            self.connection.execute(text(f"notify {CHANNEL}"))
+
+    def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        return postgresql.insert(table) if self._postgres else sqlite.insert(table)
+
+
+class Database:
+    """url: sqlite:///PATH, brought to the newest tables when it is opened, or postgresql://ROLE@HOST/NAME, whose owner has to
+    run `cmis db upgrade`. Safe for threads. Raises ConfigError when the tables are not those of this version."""
+
+    def __init__(self, url: str, *, connections: int = 10) -> None:
+        self._url = driver_url(url)
+        self._postgres = self._url.get_backend_name() == "postgresql"
+        self._engine = _engine(self._url, connections)
+        self._writer = None if self._postgres else threading.Lock()
+        self.changed = threading.Event()
+        """Set after each commit of a writer in this process."""
+        try:
+            self._check_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def transaction(self, org: str | None, *, writes: bool = False) -> Iterator[Transaction]:
+        """Committed at the end of the block, rolled back when it raises. Unavailable or Busy, when it is the database's fault."""
+        if org == "":
+            raise ValueError("an org has a name")
+        if self._writer is not None and writes and not self._writer.acquire(timeout=LOCK_S):
+            raise Busy(f"another transaction took longer than {LOCK_S} s")
+        try:
+            with self._engine.connect() as raw:
+                connection = raw.execution_options(writes=writes)
+                with connection.begin():
+                    if self._postgres:
+                        connection.execute(_ENTER, {"org": org or "", "wait": f"{LOCK_S}s"})
+                    yield Transaction(connection, org)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise _understood(error) from error
+        finally:
+            if self._writer is not None and writes:
+                self._writer.release()
+        if writes:
+            self.changed.set()
+
+    @contextmanager
+    def following(self) -> Iterator[Watch | None]:
+        """The right to relay, which one process at a time has: None when another one has it. It ends with the block, the
+        process, or the connection."""
+        if not self._postgres:
+            with _file_lock(f"{self._url.database}.relay") as had:
+                yield Watch(self.changed, None) if had else None
+            return
+        try:
+            connection = psycopg.connect(
+                self._url.set(drivername="postgresql").render_as_string(False), autocommit=True, connect_timeout=LOCK_S
+            )
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"the database cannot be reached: {_first_line(error)}") from error
+        with connection:
+            try:
+                had = connection.execute("select pg_try_advisory_lock(%s)", (_RELAY_LOCK,)).fetchone() == (True,)
+                if had:
+                    connection.execute(f"listen {CHANNEL}")
+                yield Watch(self.changed, connection) if had else None
+            except psycopg.OperationalError as error:
+                raise Unavailable(f"the connection of the relay broke: {_first_line(error)}") from error
+
+    def _check_tables(self) -> None:
+        try:
+            with self._engine.connect() as connection:
+                found = revision(connection)
+        except exc.DBAPIError as error:
+            raise _understood(error) from error
+        if found == HEAD:
+            return
+        if self._postgres:
+            raise ConfigError(
+                f"the database is at revision {found or 'none'}, this version needs {HEAD}: run `cmis db upgrade` as its owner"
+            )
+        upgrade(self._url)
+
+
+class Watch:
+    """Waits for changes to follow."""
+
+    def __init__(self, changed: threading.Event, connection: psycopg.Connection[Any] | None) -> None:
+        self._changed, self._connection = changed, connection
+
+    def wait(self, seconds: float) -> None:
+        """Returns at a commit or when the time is over; Unavailable when the right to relay is lost."""
+        if self._connection is None:
+            self._changed.wait(seconds)
+            self._changed.clear()
+            return
+        try:
+            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
+                pass
+        except psycopg.OperationalError as error:
+            raise Unavailable(f"the connection of the relay broke: {_first_line(error)}") from error
+
+
+_ENTER = text("select set_config('cmis.org', :org, true), set_config('lock_timeout', :wait, true)")
+
+
+def driver_url(url: str | URL) -> URL:
+    """With the drivers that are used here; ConfigError for other databases."""
+    try:
+        made = make_url(url)
+    except exc.ArgumentError:
+        raise ConfigError(f"store: expected sqlite:///PATH or postgresql://…, got {url!r}") from None
+    if made.get_backend_name() not in ("sqlite", "postgresql") or made.database in (None, "", ":memory:"):
+        raise ConfigError(f"store: expected sqlite:///PATH or postgresql://…, got {made.render_as_string()!r}")
+    return made if made.get_backend_name() == "sqlite" else made.set(drivername="postgresql+psycopg")
+
+
+def _engine(url: URL, connections: int) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        # A connection that died while it lay in the pool is replaced, instead of failing somebody's request.
+        reach = {"connect_timeout": LOCK_S}
+        return create_engine(
+            url, pool_size=connections, max_overflow=0, pool_timeout=LOCK_S, pool_pre_ping=True, connect_args=reach
+        )
+    engine = create_engine(url, pool_size=connections, max_overflow=0, pool_timeout=LOCK_S, connect_args={"timeout": LOCK_S})
+
+    @event.listens_for(engine, "connect")
+    def _(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # transactions begin as said below, not when the driver thinks so
+        connection.execute("pragma journal_mode = wal")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        connection.exec_driver_sql("begin immediate" if connection.get_execution_options().get("writes") else "begin")
+
+    return engine
+
+
+def _understood(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
+    """What our callers can tell apart; the error itself when it is a mistake of ours."""
+    if isinstance(error, exc.TimeoutError):
+        return Busy(f"no connection to the database was free within {LOCK_S} s")
+    cause = error.orig
+    name = getattr(cause, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or isinstance(cause, psycopg.errors.LockNotAvailable):
+        return Busy(f"another transaction took longer than {LOCK_S} s")
+    ours = name.startswith(_SQLITE_TROUBLE) or isinstance(cause, psycopg.OperationalError | psycopg.errors.ReadOnlySqlTransaction)
+    if not ours:
+        return error
+    _log.error("the database: %s", cause)
+    return Unavailable(f"the database cannot be used: {_first_line(cause)}")
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
+
+
+def _lower(part: str) -> str:
+    """As `lower` does on both databases: A to Z only."""
+    return part.translate(_A_TO_Z)
+
+
+_A_TO_Z = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+@contextmanager
+def _file_lock(path: str | Path) -> Iterator[bool]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)

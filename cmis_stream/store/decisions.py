@@ -1,0 +1,145 @@
+"""What the store and the modules say to each other: commands, documents, decisions. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+Body = dict[str, Any]
+"""A document's JSON object: its kind's fields, `tags`, `metadata`, and where the kind has them `owner_id` and `visibility`."""
+Visibility = Literal["private", "org", "link"]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts: a user, a token or an agent. roles: in the org. sees_private: also what is private to others."""
+
+    id: str
+    roles: frozenset[str] = frozenset()
+    sees_private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One version of a document. Times in epoch ms; deleted_at is None while it is not deleted."""
+
+    org: str
+    kind: str
+    id: str
+    version: int
+    created_at: int
+    updated_at: int
+    deleted_at: int | None
+    body: Body
+
+    @property
+    def owner_id(self) -> str | None:
+        return self.body.get("owner_id")
+
+    def visible_to(self, actor: Actor) -> bool:
+        return self.body.get("visibility") != "private" or self.owner_id == actor.id or actor.sees_private
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """name: create, update (all fields), patch (JSON merge patch), delete, restore, or one that the kind declares.
+
+    id: a UUID or the kind's natural key; None for what is about no document yet. A create may bring its own UUID.
+    """
+
+    name: str
+    kind: str
+    id: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Put(NamedTuple):
+    """The document gets this body: a new one, when there is none of this id."""
+
+    kind: str
+    id: str
+    body: Mapping[str, Any]
+
+
+class Delete(NamedTuple):
+    """With what the references to it say: restrict, cascade, detach."""
+
+    kind: str
+    id: str
+
+
+class Restore(NamedTuple):
+    kind: str
+    id: str
+
+
+class Effect(NamedTuple):
+    """Something to be done once the decision holds. due_at: epoch ms, None for at once."""
+
+    name: str
+    body: Mapping[str, Any]
+    due_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a command comes to, in this order."""
+
+    changes: tuple[Put | Delete | Restore, ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `decide` may look at besides the document: never the clock or chance themselves.
+
+    documents: what the command declared that it reads, by (kind, id); None for one that is not there, or not for this actor.
+    """
+
+    org: str
+    actor: Actor
+    now_ms: int
+    new_id: Callable[[], str]
+    documents: Mapping[tuple[str, str], Document | None]
+
+
+Decide = Callable[[Context, Document | None, Command], Decision]
+"""decide(context, state, command): pure; raises Rejected. state: the document that the command is about."""
+
+
+def reads_nothing(state: Document | None, command: Command) -> Iterable[tuple[str, str]]:
+    return ()
+
+
+class Rule(NamedTuple):
+    """How a command is decided. reads: (kind, id) of other documents that it looks at. creates: it is about none that is there
+    yet. of_deleted: it is about a deleted one.
+
+    For REST: body, what has to come with it (None: nothing), checked before it is decided; examples of it; title, for people.
+    """
+
+    decide: Decide
+    reads: Callable[[Document | None, Command], Iterable[tuple[str, str]]] = reads_nothing
+    creates: bool = False
+    of_deleted: bool = False
+    body: type[BaseModel] | None = None
+    examples: tuple[Mapping[str, Any], ...] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command did. document: as it is now (deleted_at says whether it is deleted), None when the command was about none.
+
+    seq: the org's last change after it. touched: (kind, id, version) of everything that changed, cascades included.
+    repeated: this was answered before, to the same idempotency key; nothing was done now.
+    """
+
+    document: Document | None
+    created: bool
+    seq: int
+    touched: tuple[tuple[str, str, int], ...]
+    repeated: bool = False

@@ -1,0 +1,58 @@
+"""Processes for the tests of the primitives to kill: `schedule URL RELAY_URL CLOCK`, `jobs URL RELAY_URL NAME LEASE_MS`,
+`upload URL FOLDER`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from cmis_stream.jobs.runner import JobRunner
+from cmis_stream.store.blobs import FolderBlobs
+from cmis_stream.store.database import Database
+from cmis_stream.store.due import Due
+from cmis_stream.store.files import Files
+from cmis_stream.store.jobs import Jobs
+from cmis_stream.store.schedules import Scheduler, Schedules
+from tests.store.primitives import JOB_KINDS
+
+
+def schedule(url: str, relay_url: str, clock: Path) -> None:
+    def now_ms() -> int:
+        return int(clock.read_text())
+
+    database = Database(url)
+    Scheduler(Schedules(database, now_ms), Due(Database(relay_url)), now_ms).run(threading.Event())
+
+
+async def jobs(url: str, relay_url: str, name: str, lease_ms: int) -> None:
+    """Until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    kept, due = Jobs(Database(url), JOB_KINDS), Due(Database(relay_url))
+    await JobRunner(kept, due, worker=name, settings={}, places=2, lease_ms=lease_ms).run(stop)
+
+
+def upload(url: str, folder: Path) -> None:
+    """Says (id, sha256) of each file that is kept, and goes on."""
+    files = Files(Database(url), FolderBlobs(folder))
+    for number in itertools.count():
+        with files.create("acme", f"{number}.bin", "application/octet-stream", "ada") as made:
+            for _ in range(20):
+                made.write(os.urandom(20_000))
+            file = made.finish()
+        print(file.id, file.sha256, flush=True)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["schedule", url, relay_url, clock]:
+            schedule(url, relay_url, Path(clock))
+        case ["jobs", url, relay_url, name, lease_ms]:
+            asyncio.run(jobs(url, relay_url, name, int(lease_ms)))
+        case ["upload", url, folder]:
+            upload(url, Path(folder))
