@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -116,8 +116,16 @@ def plain_app(routers: Sequence[APIRouter]) -> FastAPI:
     return app
 
 
-def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp | None = None) -> FastAPI:
-    """The app with ingest, these routers, and the page on every path that none of them takes."""
+def create_app(
+    ports: ApiPorts,
+    routers: Sequence[APIRouter] = (),
+    page: ASGIApp | None = None,
+    schemas: Mapping[str, Any] | None = None,
+) -> FastAPI:
+    """The app with ingest, these routers, and the page on every path that none of them takes.
+
+    schemas: name -> JSON schema, what the routers' operations refer to as #/components/schemas/NAME.
+    """
     app = plain_app(routers)
     ingest = Ingest(ports)
 
@@ -140,7 +148,9 @@ def create_app(ports: ApiPorts, routers: Sequence[APIRouter] = (), page: ASGIApp
 
     def openapi() -> dict[str, Any]:
         document = generate()
-        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {}).update(schemas or {})
+        schemes = components.setdefault("securitySchemes", {})
         schemes["token"] = {"type": "http", "scheme": "bearer", "description": "cmis_<token id>_<secret>"}
         schemes["session"] = {"type": "apiKey", "in": "cookie", "name": COOKIE}
         return document

@@ -8,15 +8,26 @@ Codes besides those of `core.errors`, one published enumeration, never renamed:
     foreign_origin      403  the page of another site sent a request with our cookie
     not_found           404  no such path or thing, or one of another org
     method_not_allowed  405
+    not_unique          409  another one has this value
+    restricted          409  what points at it forbids to delete it
+    no_transition       409  its state cannot become this one, or not by this caller
+    stale               412  another version is there than the one that If-Match names
     too_large           413  a body, compressed or not, beyond its limit
     unsupported_media   415  a Content-Type or Content-Encoding that the path does not take
+    invalid …           422  what a body has wrong: the codes of rejected input; 400 in a parameter
+    unknown_ref         422  it would point at something that is not there
+    cycle               422  by following references it would come back to itself
+    key_reused          422  the idempotency key came before, with another request
     all_rejected        422  none of the events of a request could be taken
     not_kept            422  a query reaches further back than what it asks about is kept
     too_many_rows       422  the answer to a query would be longer than answers may be
+    precondition_required 428  PUT, PATCH and DELETE say which version they are about
     busy                429  more than the system takes right now; Retry-After says when to come back
     rate_limited        429  more than this caller may ask for; Retry-After says when to come back
     internal            500  a mistake of ours
-    unavailable         503  the log cannot be written; nothing of the request was kept for certain
+    unavailable         503  the log or the store cannot be used; nothing of the request was kept for certain
+
+Modules add codes of their own (`problems` of their manifests), each once in an installation.
 """
 
 from __future__ import annotations
@@ -40,6 +51,22 @@ from .headers import secured
 TITLES = {
     "malformed": "The request cannot be read",
     "invalid": "A part of the request is not valid",
+    "missing": "A part of the request is missing",
+    "wrong_type": "A part of the request has another type",
+    "out_of_range": "A number or time is out of range",
+    "too_long": "A part of the request is too long",
+    "wrong_org": "It names another org",
+    "in_future": "A time lies in the future",
+    "too_late": "A time lies too far back",
+    "unsupported": "This version does not handle it",
+    "not_unique": "Another one has this value",
+    "restricted": "Something still needs it",
+    "no_transition": "Its state cannot become this one",
+    "stale": "It has changed meanwhile",
+    "unknown_ref": "It would point at something that is not there",
+    "cycle": "It would lead back to itself",
+    "key_reused": "The idempotency key was used for another request",
+    "precondition_required": "Say which version this is about",
     "unauthorized": "A valid token or session is needed",
     "code_not_valid": "The link opens nothing",
     "forbidden": "The token or session does not allow this",
@@ -78,16 +105,21 @@ class Problem(CmisError):
         self.headers, self.extra = dict(headers or {}), dict(extra or {})
 
 
-def problem_response(request: Request, problem: Problem) -> Response:
-    request_id = request.scope.get("state", {}).get("request_id", "")
-    document = {
+def document_of(problem: Problem, **more: str) -> dict[str, Any]:
+    """Also what stands for one item in an answer about several."""
+    return {
         "type": f"/problems/{problem.code}",
         "title": TITLES.get(problem.code, problem.code),
         "status": problem.status,
         "detail": problem.detail,
-        "request_id": request_id,
+        **more,
         **problem.extra,
     }
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    document = document_of(problem, request_id=request_id)
     headers = {**problem.headers, "Request-Id": request_id} if request_id else problem.headers
     response = Response(msgspec.json.encode(document), problem.status, headers, "application/problem+json")
     secured(response.headers, request.scope["path"])  # what `on_bug` answers passes no middleware
