@@ -24,8 +24,11 @@ import yaml
 
 from cmis_stream.cli import main
 from cmis_stream.log.topics import load_topics
-from scripts.kafka import VERSION, Kafka, KafkaError
+from scripts.kafka import VERSION, Kafka
 from scripts.server import free_port
+from tests.servers.kafka import own_kafka
+
+__all__ = ["own_kafka"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 MANY, SINGLE = "docker-compose.yml", "docker-compose.single.yml"
@@ -256,24 +259,11 @@ def redis_port(tmp_path: Path) -> Iterator[int]:
     process.wait()
 
 
-@pytest.fixture
-def kafka_here(tmp_path: Path) -> Iterator[Kafka]:
-    broker = Kafka(tmp_path / "kafka")
-    try:
-        broker.start()
-    except KafkaError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    yield broker
-    broker.stop()
-
-
 @pytest.mark.slow
-def test_its_processes_become_healthy_in_its_order_and_end_cleanly(tmp_path: Path, kafka_here: Kafka, redis_port: int) -> None:
+def test_its_processes_become_healthy_in_its_order_and_end_cleanly(tmp_path: Path, own_kafka: Kafka, redis_port: int) -> None:
     ports = {port: str(free_port()) for port in ("8600", "8601", "8610")}
     here = {
-        "kafka:9092": kafka_here.bootstrap, "redis:6379": f"127.0.0.1:{redis_port}", "/data": str(tmp_path / "data"),
+        "kafka:9092": own_kafka.bootstrap, "redis:6379": f"127.0.0.1:{redis_port}", "/data": str(tmp_path / "data"),
         "0.0.0.0": "127.0.0.1", "CMD": "", "python": sys.executable, **ports,
     }  # fmt: skip
 

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.servers.kafka import kafka
+from tests.servers.kafka import kafka, own_kafka
 
-__all__ = ["kafka"]
+__all__ = ["kafka", "own_kafka"]

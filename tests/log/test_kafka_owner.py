@@ -27,7 +27,7 @@ from cmis_stream.log.kafka import client_settings
 from cmis_stream.log.packer import Packer
 from cmis_stream.log.topics import load_topics, partition_for
 from cmis_stream.runtime import CHANGES, METRICS, TRANSITIONS
-from scripts.kafka import Kafka, KafkaError
+from scripts.kafka import Kafka
 from tests.e2e.support import (
     ROOT,
     Workload,
@@ -51,17 +51,9 @@ STALLED_S = 60
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Kafka]:
+def broker(own_kafka: Kafka) -> Kafka:
     """One of its own: the agents' topics have the same names in every test."""
-    kafka = Kafka(tmp_path / "kafka")
-    try:
-        kafka.start()
-    except KafkaError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    yield kafka
-    kafka.stop()
+    return own_kafka
 
 
 class Processes:

@@ -31,7 +31,7 @@ from cmis_stream.log.codec import unpack
 from cmis_stream.log.kafka import client_settings
 from cmis_stream.log.topics import load_topics, partition_for
 from cmis_stream.runtime import METRICS, TRANSITIONS
-from scripts.kafka import Kafka, KafkaError
+from scripts.kafka import Kafka
 from tests.e2e.support import ROOT, evaluated, firing_of, follow, passed_transitions, window_sums, without_identity
 from tests.log.backends import OnKafka, Row
 from tests.log.kafka_worker import RECOVERIES, Scene, Worker, running
@@ -59,17 +59,9 @@ AFTER = [events(("c5", 73_000, 50.0), first=9), events(("c4", 150_000, 0.5), fir
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Kafka]:
+def broker(own_kafka: Kafka) -> Kafka:
     """One of its own: the agents' topics have the same names in every test."""
-    kafka = Kafka(tmp_path / "kafka")
-    try:
-        kafka.start()
-    except KafkaError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    yield kafka
-    kafka.stop()
+    return own_kafka
 
 
 class Stage:

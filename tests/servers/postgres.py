@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from cmis_stream.store.migrations import upgrade
-from scripts.postgres import APP, OWNER, RELAY, Postgres, PostgresError
+from scripts.postgres import APP, OWNER, RELAY, Postgres
+from tests.servers.running import running
 
 _numbers = itertools.count(1)
 
@@ -46,18 +46,11 @@ def postgres() -> Iterator[Postgres]:
     """PostgreSQL on loopback with the newest tables in the database `cmis`. What a test does to the server it undoes."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not below pytest's folder, which the server's user may not enter
     # Its processes are killed, the machine is not: waiting for the disk would show nothing.
-    server = Postgres(folder, settings={"fsync": "off"})
     try:
-        try:
-            server.start()
-        except PostgresError as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(str(error))
-        upgrade(server.url(OWNER))
-        yield server
+        with running(Postgres(folder, settings={"fsync": "off"})) as server:
+            upgrade(server.url(OWNER))
+            yield server
     finally:
-        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
