@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,37 @@ class Unavailable(CmisError):
 
 class Busy(Unavailable):
     """Another writer of the org, or all connections, took longer than LOCK_S."""
+
+
+class Turns:
+    """A lock that threads get in the order of asking. A plain one may pass a waiting writer over for as long as others come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def acquire(self, timeout: float) -> bool:
+        """False when it was not its turn within so many seconds."""
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            turn = threading.Event()
+            self._waiting.append(turn)
+        if turn.wait(timeout):
+            return True
+        with self._lock:
+            if not turn.is_set():  # else it came at the last moment
+                self._waiting.remove(turn)
+            return turn.is_set()
+
+    def release(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()  # handed on: nobody comes between
+            else:
+                self._taken = False
 
 
 class Transaction:
@@ -128,7 +160,7 @@ class Database:
         self._url = driver_url(url)
         self._postgres = self._url.get_backend_name() == "postgresql"
         self._engine = _engine(self._url, connections)
-        self._writer = None if self._postgres else threading.Lock()
+        self._writer = None if self._postgres else Turns()
         self.changed = threading.Event()
         """Set after each commit of a writer in this process."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sqlalchemy import event, text
 from cmis_stream.core.errors import ConfigError
 from cmis_stream.store import migrations, tables
 from cmis_stream.store.changes import Changes
-from cmis_stream.store.database import Busy, Database, Unavailable
+from cmis_stream.store.database import Busy, Database, Turns, Unavailable
 from cmis_stream.store.documents import Documents
 from cmis_stream.store.migrations import HEAD, upgrade
 from scripts.postgres import OWNER, Postgres
@@ -220,3 +221,26 @@ def test_every_statement_of_a_document_names_its_org(documents: Documents, datab
     Changes(database).verify("acme")
     ours = [one for one in said if any(f" {table.name}" in one for table in tables.metadata.sorted_tables)]
     assert len(ours) > 10 and [one for one in ours if "org_id" not in one] == []
+
+
+def test_writers_get_their_turn_in_the_order_of_asking() -> None:
+    turns, order = Turns(), list[int]()
+    assert turns.acquire(0)
+
+    def write(number: int) -> None:
+        assert turns.acquire(60)
+        order.append(number)
+        turns.release()
+
+    writers = []
+    for number in range(20):
+        writers.append(threading.Thread(target=write, args=(number,)))
+        writers[-1].start()
+        while len(turns._waiting) <= number:
+            time.sleep(0.001)
+    assert not turns.acquire(0.01), "who gives up leaves the line"
+    turns.release()
+    for writer in writers:
+        writer.join()
+    assert order == list(range(20))
+    assert turns.acquire(0)
