@@ -13,7 +13,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 STALLED_S = 60.0
 NOT_COMMITTED_S = 60.0
-BLOCKED_S = 30.0
+BLOCKED_S = 120.0
 
 
 class Reason(NamedTuple):
