@@ -76,7 +76,7 @@ def read(data: bytes) -> Record | None:
         return None
 
 
-@given(st.integers(0, 2**50), batches())
+@given(times, batches())
 @EXAMPLES
 def test_events_come_out_as_they_went_in(stamp: int, batch: Batch) -> None:
     found = decode(encode(Events(stamp, batch)))

@@ -147,6 +147,7 @@ def test_a_follower_misses_nothing_of_writers_that_interleave(documents: Documen
                 seen[org] += [one.seq for one in Changes(database).after(org, seen[org][-1] if seen[org] else 0, 1_000)]
             if last:
                 return
+            stop.wait(0.001)  # a thread that never waits leaves writers the interpreter every 5 ms only
 
     follower = threading.Thread(target=follow)
     follower.start()
