@@ -13,6 +13,8 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from cmis_stream.core.errors import ConfigError
+
 log = logging.getLogger("cmis.backplane")
 
 AWAY = (
@@ -27,11 +29,14 @@ FIRST_RETRY_S, MOST_RETRY_S = 0.05, 1.0
 
 
 def connected(url: str) -> Redis:
-    """A client that tries nothing twice: what follows from a failure is decided by those who use it."""
-    pool = BlockingConnectionPool.from_url(
-        url, max_connections=CONNECTIONS, timeout=ANSWER_S, socket_timeout=ANSWER_S, socket_connect_timeout=CONNECT_S,
-        retry=Retry(NoBackoff(), 0), protocol=2,
-    )  # fmt: skip
+    """A client that tries nothing twice: what follows from a failure is decided by those who use it. ConfigError: a wrong URL."""
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=CONNECTIONS, timeout=ANSWER_S, socket_timeout=ANSWER_S, socket_connect_timeout=CONNECT_S,
+            retry=Retry(NoBackoff(), 0), protocol=2,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ConfigError(f"--backplane: got {url!r}, expected redis://HOST:PORT/DB ({error})") from None
     return Redis.from_pool(pool)
 
 

@@ -306,3 +306,9 @@ def test_a_rule_file_that_breaks_while_running_is_told_and_changes_nothing(proce
     rules.write_text("[{")
     assert "the rules before stay in force" in process.says("not JSON")
     assert process.stop() == 0
+
+
+def test_a_backplane_that_is_none_is_told_in_a_sentence(processes: Processes, tmp_path: Path) -> None:
+    process = processes.cmis("up", "--data-dir", tmp_path / "data", "--port", 0, "--backplane", "http://somewhere")
+    assert process.ended(60) == 1
+    assert process.text.startswith("cmis: --backplane: got 'http://somewhere', expected redis://HOST:PORT/DB")
