@@ -106,7 +106,7 @@ class RedisListener:
         assert heard.ready is not None
         try:
             await asyncio.shield(heard.ready)
-        except BaseException:
+        except BaseException:  # also when whoever asked is cancelled: nobody would take it back; it is raised again
             await self._remove(heard, listener)
             raise
 

@@ -110,7 +110,7 @@ def write_durably(folder: Path, name: str, write: Callable[[IO[bytes]], Any]) ->
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # whatever kept it from being whole, half of it must not stay; it is raised again
         temporary.unlink(missing_ok=True)
         raise
     _sync(folder)

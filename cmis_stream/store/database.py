@@ -165,7 +165,7 @@ class Database:
         """Set after each commit of a writer in this process."""
         try:
             self._check_tables()
-        except BaseException:
+        except BaseException:  # whatever it was, connections must not stay open; it is raised again
             self.close()
             raise
 

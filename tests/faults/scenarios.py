@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from tests.faults.cluster import Shape, until
+from scripts.server import Server
+from tests.faults.cluster import Cluster, Shape, until
 from tests.faults.disk import full_disk, small_disk
 from tests.faults.poison import poisoned
 from tests.faults.stage import Scenario, Size, Stage
@@ -74,49 +77,46 @@ async def million(stage: Stage) -> None:
 # --- what they stand on -----------------------------------------------------------------------------------------------------
 
 
-async def broker_restarted(stage: Stage) -> None:
+Which = Callable[[Cluster], Server | None]
+
+
+def broker(cluster: Cluster) -> Server | None:
+    return cluster.kafka
+
+
+def redis(cluster: Cluster) -> Server | None:
+    return cluster.redis
+
+
+async def _of(stage: Stage, which: Which) -> Server:
+    """It, once events flow."""
     await stage.load.comes_to(0.3)
-    assert stage.cluster.kafka is not None
-    await asyncio.to_thread(stage.cluster.kafka.restart)
+    server = which(stage.cluster)
+    assert server is not None
+    return server
+
+
+async def restarted(which: Which, stage: Stage) -> None:
+    server = await _of(stage, which)
+    await asyncio.to_thread(server.restart)
     await stage.recovered(time.monotonic())
 
 
-async def broker_away(stage: Stage) -> None:
-    """kill -9 of the broker, and it is away for a while."""
-    await stage.load.comes_to(0.3)
-    kafka = stage.cluster.kafka
-    assert kafka is not None
-    await asyncio.to_thread(kafka.kill)
+async def away(which: Which, stage: Stage) -> None:
+    """kill -9, and it is away for a while."""
+    server = await _of(stage, which)
+    await asyncio.to_thread(server.kill)
     await asyncio.sleep(stage.size.outage_s)
-    await asyncio.to_thread(kafka.start)
+    await asyncio.to_thread(server.start)
     await stage.recovered(time.monotonic())
 
 
-async def broker_stalled(stage: Stage) -> None:
-    """SIGSTOP of the broker: connections stay open and nobody answers."""
-    await stage.load.comes_to(0.3)
-    kafka = stage.cluster.kafka
-    assert kafka is not None
-    kafka.pause()
+async def stalled(which: Which, stage: Stage) -> None:
+    """SIGSTOP: connections stay open and nobody answers."""
+    server = await _of(stage, which)
+    server.pause()
     await asyncio.sleep(stage.size.outage_s)
-    kafka.resume()
-    await stage.recovered(time.monotonic())
-
-
-async def redis_restarted(stage: Stage) -> None:
-    await stage.load.comes_to(0.3)
-    assert stage.cluster.redis is not None
-    await asyncio.to_thread(stage.cluster.redis.restart)
-    await stage.recovered(time.monotonic())
-
-
-async def redis_away(stage: Stage) -> None:
-    await stage.load.comes_to(0.3)
-    redis = stage.cluster.redis
-    assert redis is not None
-    await asyncio.to_thread(redis.kill)
-    await asyncio.sleep(stage.size.outage_s)
-    await asyncio.to_thread(redis.start)
+    server.resume()
     await stage.recovered(time.monotonic())
 
 
@@ -218,11 +218,11 @@ SCENARIOS = [
     Scenario("1 → 3 → 2 workers under load", Shape(workers=1), rebalance, Size(8_000, 25), _LONG),
     Scenario("API kill -9, twice", _ROLES, api_killed, _SHORT, _LONG),
     Scenario("gateway kill -9", _ROLES, gateway_killed, _SHORT, _LONG),
-    Scenario("broker restarted", _ROLES, broker_restarted, _SHORT, _LONG),
-    Scenario("broker kill -9 and away", _ROLES, broker_away, _SHORT, Size(100_000, 60, outage_s=60)),
-    Scenario("broker stops answering", _ROLES, broker_stalled, _SHORT, Size(100_000, 60, outage_s=60)),
-    Scenario("Redis restarted", _ROLES, redis_restarted, _SHORT, _LONG),
-    Scenario("Redis kill -9 and away", _ROLES, redis_away, _SHORT, Size(100_000, 60, outage_s=60)),
+    Scenario("broker restarted", _ROLES, partial(restarted, broker), _SHORT, _LONG),
+    Scenario("broker kill -9 and away", _ROLES, partial(away, broker), _SHORT, Size(100_000, 60, outage_s=60)),
+    Scenario("broker stops answering", _ROLES, partial(stalled, broker), _SHORT, Size(100_000, 60, outage_s=60)),
+    Scenario("Redis restarted", _ROLES, partial(restarted, redis), _SHORT, _LONG),
+    Scenario("Redis kill -9 and away", _ROLES, partial(away, redis), _SHORT, Size(100_000, 60, outage_s=60)),
     Scenario("Redis emptied, twice", _ROLES, redis_emptied, _SHORT, _LONG),
     Scenario("poison records on Kafka", _ROLES, poisoned, _SHORT, _LONG),
     Scenario("reconnect storm", _ROLES, storm, Size(4_000, 15), Size(20_000, 60, clients=2_000), begins=False),
