@@ -13,11 +13,12 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from cmis_stream.core.channels import Channel
 from cmis_stream.core.errors import CmisError, ConfigError
 from cmis_stream.core.time import rfc3339
 from cmis_stream.instance import Instance
 from cmis_stream.log.packer import MOST_WAITING
-from cmis_stream.runtime import RAW
+from cmis_stream.runtime import RAW, ROLLUPS
 from cmis_stream.settings import Settings
 from tests.e2e.support import Processes, Up, free_port
 
@@ -90,18 +91,38 @@ async def test_it_ends_while_browsers_hold_connections_open(tmp_path: Path) -> N
         half[1].close()
 
 
+def raw_event(at_ms: int) -> bytes:
+    """Of acme, as a foreign producer writes it."""
+    event = {
+        "specversion": "1.0", "id": "e1", "source": "//meta/act_7", "type": "cmis.ads.metrics.v1", "orgid": "acme",
+        "time": rfc3339(at_ms), "data": {"platform": "meta", "campaign_id": "c1", "clicks": 3},
+    }  # fmt: skip
+    return json.dumps(event).encode()
+
+
 async def test_raw_events_wait_while_too_much_waits_to_be_written(tmp_path: Path) -> None:
     async with Instance(settings(tmp_path)) as instance:
         runtime = instance.runtime
         runtime.packer.waiting += MOST_WAITING
-        event = {
-            "specversion": "1.0", "id": "e1", "source": "//meta/act_7", "type": "cmis.ads.metrics.v1", "orgid": "acme",
-            "time": rfc3339(runtime.clock()), "data": {"platform": "meta", "campaign_id": "c1", "clicks": 3},
-        }  # fmt: skip
-        await (await runtime.send(RAW, 0, json.dumps(event).encode()))
+        await (await runtime.send(RAW, 0, raw_event(runtime.clock())))
         await asyncio.sleep(0.5)  # several tries; none may end the process
         assert not runtime.failed.done() and sum(owner.engine.events for owner in instance.owners) == 0
         runtime.packer.waiting -= MOST_WAITING
         async with asyncio.timeout(30):
             while sum(owner.engine.events for owner in instance.owners) != 1:
                 await asyncio.sleep(0.02)
+
+
+async def test_there_is_no_snapshot_of_an_owner_that_is_behind_what_clients_have_been_told(tmp_path: Path) -> None:
+    async with Instance(settings(tmp_path)) as instance:
+        runtime, channel = instance.runtime, Channel("acme", "metrics")
+        runtime.ticking = False
+        await (await runtime.send(RAW, 0, raw_event(runtime.clock())))
+        async with asyncio.timeout(30):
+            while (owner := runtime.owner_of("acme")) is None or runtime.delivery.passed(ROLLUPS, owner.partition) < 0:
+                await asyncio.sleep(0.02)
+        assert await runtime.snapshots.snapshot(channel) is not None
+        owner.position = (
+            runtime.delivery.passed(ROLLUPS, owner.partition) - 1
+        )  # as after a move, before the rest is applied again
+        assert await runtime.snapshots.snapshot(channel) is None
