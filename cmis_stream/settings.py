@@ -39,6 +39,10 @@ class Settings:
     """kafka://host:port, several with ; between them. None: the embedded log in the data folder."""
     backplane_url: str | None = None
     """redis://host:port/db. None: in this process."""
+    store_url: str | None = None
+    """postgresql://cmis_app@HOST/NAME. None: SQLite in the data folder."""
+    store_relay_url: str | None = None
+    """The same database as the role cmis_relay, where housekeeping is done (docs/design/modules.md)."""
     replication: int = 1
     """Of the topics that are made for state, on Kafka."""
     host: str = "127.0.0.1"

@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cmis_stream.core.errors import ConfigError
 
 from .commands import DEFAULTS
-from .decisions import Rule, Visibility
+from .decisions import Document, Rule, Visibility
 from .personal_fields import Fields
 from .tables import REALS, TEXTS, WHOLES
 from .tokens import SCOPES
@@ -65,6 +65,8 @@ class Kind:
     tuples of fields; null in one of them holds nothing. natural_key: a text field, unique alone, that stands for the id in
     paths. visibility: of new documents; None for a kind that the whole org sees. commands: besides or instead of the usual.
 
+    catalog: what agents that follow this kind get of a document, None for nothing of this one (docs/design/modules.md).
+
     For REST: title, in the singular; plural, of the name; path below /api/orgs/{org}/, MODULE/PLURAL unless it is said;
     token_path: a second one, whole, with the org from the token. examples: bodies that can be created as they are, but for what
     refs point at. scopes: command, or "read" -> what a caller needs; write and read unless it is said.
@@ -80,6 +82,7 @@ class Kind:
     natural_key: str | None = None
     visibility: Visibility | None = None
     commands: Mapping[str, Rule] = field(default_factory=dict)
+    catalog: Callable[[Document], Any | None] | None = None
     title: str = ""
     plural: str = ""
     path: str = ""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 
 from cmis_stream.core.errors import CmisError
 
@@ -34,10 +34,10 @@ class SendFailed(CmisError):
 
 
 class Relay:
-    """database: of a role that reads the changes of all orgs (`cmis_relay`)."""
+    """database: of a role that reads the changes of all orgs (`cmis_relay`). epoch: identity of the log that they are sent to."""
 
-    def __init__(self, database: Database, send: Send) -> None:
-        self._database, self._send = database, send
+    def __init__(self, database: Database, send: Send, epoch: str = "") -> None:
+        self._database, self._send, self._epoch = database, send, epoch
 
     def run(self, stop: threading.Event) -> None:
         """Until stop is set. Waits out whatever is temporary: a receiver or a database that is away, another relay."""
@@ -62,7 +62,7 @@ class Relay:
                     batch = changes_after(tx, tables.changes.c.org_id == org, seq, AT_ONCE)
                 self._send(org, batch)
                 with self._database.transaction(None, writes=True) as tx:
-                    tx.insert_or_raise(tables.relayed, {"org_id": org}, "seq", batch[-1].seq)
+                    tx.insert_or_raise(tables.relayed, {"org_id": org, "epoch": self._epoch}, "seq", batch[-1].seq)
                 sent += len(batch)
         return sent
 
@@ -72,7 +72,7 @@ class Relay:
         upto = func.coalesce(done.c.seq, 0)
         found = (
             select(heads.c.org_id, upto)
-            .select_from(heads.outerjoin(done, heads.c.org_id == done.c.org_id))
+            .select_from(heads.outerjoin(done, and_(heads.c.org_id == done.c.org_id, done.c.epoch == self._epoch)))
             .where(heads.c.seq > upto)
         )
         with self._database.transaction(None) as tx:

@@ -151,5 +151,8 @@ idempotency = Table(
 )
 Index("idempotency_at", idempotency.c.org_id, idempotency.c.at)
 
-relayed = Table("relayed", metadata, _org(), Column("seq", WHOLE, nullable=False))
-"""Up to which seq an org's changes are in `cmis.changes.v1`."""
+relayed = Table("relayed", metadata, _org(), _key("epoch"), Column("seq", WHOLE, nullable=False))
+"""Up to which seq an org's changes are in `cmis.changes.v1` of the log with this epoch."""
+
+catalogs = Table("catalogs", metadata, _org(), _key("kind"), Column("version", WHOLE, nullable=False))
+"""The version of the newest set of a kind's documents that was sent to agents."""

@@ -39,7 +39,7 @@ def documents(database: Database, postgres_urls: Urls) -> Documents:
         create(made, "note", org, campaign=one.id)
         copy = Command("copy", "campaign", one.id, {"name": "B"})
         made.execute(org, ADA, copy, idempotency=Idempotency("/copy", "k"))
-    postgres_urls.execute("insert into relayed values ('acme', 1), ('other', 1)")
+    postgres_urls.execute("insert into relayed values ('acme', '', 1), ('other', '', 1)")
     return made
 
 

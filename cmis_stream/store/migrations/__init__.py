@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection, create_engine, inspect, make_url, text
 
 from cmis_stream.core.errors import ConfigError
 
-HEAD: Final = "0002"
+HEAD: Final = "0006"
 """The newest revision in versions/: known here, so that opening a database that has it does not load Alembic."""
 _LOCK: Final = 0x636D6974  # "cmit"
 
