@@ -1,4 +1,4 @@
-"""Deliver: takes results (transitions, rollups) to the backplane, each once, and to whoever listens in this process.
+"""Deliver: takes results (transitions, rollups, jobs) to the backplane, each once, and to whoever listens in this process.
 
 Keyed by org, acked when published. Records go to the backplane as they come and are acked in their order: what a backplane over
 the network takes for one record it takes for all that came meanwhile. Repeats of the metrics agent are dropped by position; with
@@ -13,6 +13,7 @@ from typing import Any
 import faust
 
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.live.jobs import JOBS
 from cmis_stream.runtime import ROLLUPS, TRANSITIONS, Runtime
 
 MOST_COMING = 250
@@ -51,8 +52,8 @@ def attach(app: faust.App, runtime: Runtime) -> None:
                 if task is not None:
                     task.cancel()
 
-    # Two agents, so that a flood of figures holds no alert back.
-    for topic, name in ((TRANSITIONS, "deliver-transitions"), (ROLLUPS, "deliver-rollups")):
+    # An agent for each, so that a flood of figures holds no alert back.
+    for topic, name in ((TRANSITIONS, "deliver-transitions"), (ROLLUPS, "deliver-rollups"), (JOBS, "deliver-jobs")):
         app.agent(runtime.raw_topic(topic), concurrency=1, name=name)(deliver)
 
     @app.task  # type: ignore[untyped-decorator]

@@ -13,7 +13,7 @@ import faust
 
 from cmis_stream.core.errors import Rejected
 from cmis_stream.feeds.decode import Refusal
-from cmis_stream.log.catalog import read_change
+from cmis_stream.log.catalog import RULES, read_catalog
 from cmis_stream.log.envelope import RuleSet, Tick, encode
 from cmis_stream.log.owner import Owner
 from cmis_stream.runtime import CHANGES, METRICS, Runtime
@@ -75,12 +75,12 @@ def attach(app: faust.App, runtime: Runtime) -> None:
         async for event in stream.noack().events():
             with runtime.guard("catalog"):
                 try:
-                    change = read_change(event.value)
+                    rules = read_catalog(event.value, RULES)
                 except Rejected as error:
-                    change, message = None, event.message
+                    rules, message = None, event.message
                     refusal = Refusal(0, None, None, error, (event.value or b"")[:4096])
                     await runtime.dead_letter_at([CHANGES, message.partition, message.offset], [refusal])
-                if change is not None:
-                    record = RuleSet(runtime.clock(), change.org, change.version, change.rules, change.evaluate)
+                if rules is not None:
+                    record = RuleSet(runtime.clock(), rules.org, rules.version, rules.items)
                     await (await runtime.send(METRICS, event.message.partition, encode(record)))
                 event.ack()

@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
-from cmis_stream.cli_access import DATA_DIR, org, session, sign_in, token
+from cmis_stream.cli_access import DATA_DIR, STORE, org, session, sign_in, token
+from cmis_stream.cli_apply import apply
+from cmis_stream.cli_db import db
 from cmis_stream.cli_roles import api, gateway, running, up, worker
 from cmis_stream.cli_status import status
 from cmis_stream.cli_topics import tail, topics
@@ -46,13 +48,14 @@ def main() -> None:
     """
 
 
-for _command in (up, worker, api, gateway, org, token, sign_in, session, status, topics, tail):
+for _command in (up, worker, api, gateway, org, token, sign_in, session, status, topics, tail, db, apply):
     main.add_command(_command)
 
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False))
 @DATA_DIR
+@STORE
 @click.option("--url", help="The instance; default: the one running on --data-dir.")
 @click.option("--org", help="The org of every line; default: each line names its own.")
 @click.option(
@@ -65,6 +68,7 @@ for _command in (up, worker, api, gateway, org, token, sign_in, session, status,
 async def ingest(
     file: Path,
     data_dir: Path,
+    store_url: str | None,
     url: str | None,
     org: str | None,
     token: str | None,
@@ -85,7 +89,7 @@ async def ingest(
     address = url or running_url(data_dir)
     if address is None:
         raise ConfigError(f"no instance is running on {data_dir}; start one with `cmis up`, or name it with --url")
-    token_for = (lambda _: token) if token else local_tokens(data_dir, create_orgs)
+    token_for = (lambda _: token) if token else local_tokens(data_dir, create_orgs, store_url)
     source = sys.stdin.buffer if str(file) == "-" else file
     with progress_bar() as progress:
         try:

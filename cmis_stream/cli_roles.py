@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import logging
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -74,9 +76,21 @@ _REPLICATION = click.option(
     "--replication", type=click.IntRange(1), default=1, show_default=True, envvar="CMIS_REPLICATION",
     help="Of the topic that keeps state, on Kafka.",
 )  # fmt: skip
+_STORE = click.option(
+    "--store", "store_url", envvar="CMIS_STORE", metavar="URL",
+    help="postgresql://cmis_app@HOST/NAME; default: SQLite in --data-dir.",
+)  # fmt: skip
+_STORE_RELAY = click.option(
+    "--store-relay", "store_relay_url", envvar="CMIS_STORE_RELAY", metavar="URL",
+    help="The same database as cmis_relay, which sees what is due in all orgs.",
+)  # fmt: skip
+_HISTORY_DAYS = click.option(
+    "--history-days", type=click.IntRange(9), default=400, show_default=True, envvar="CMIS_HISTORY_DAYS",
+    help="How long history is kept, in --data-dir.",
+)  # fmt: skip
 _EVALUATE = click.option(
     "--evaluate", type=click.Choice(["live", "pane"]), default="live", show_default=True,
-    help="When rules that do not say so are judged: after each record, or at each closed pane of their window (reproducible).",
+    help="When rules of --rules that do not say so are judged: after each record, or at each closed pane of their window.",
 )  # fmt: skip
 _RULES = click.option(
     "--rules", "rules_file", type=click.Path(path_type=Path, dir_okay=False), help="Alert rules (JSON), re-read on change."
@@ -89,6 +103,15 @@ _PROCESS = _options(
     DATA_DIR,
     click.option(
         "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision."
+    ),
+    _STORE,
+    click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        envvar="CMIS_LOG_FORMAT",
+        help="Of the process log: lines for people, or JSON lines.",
     ),
     click.option(
         "--memory-limit",
@@ -107,6 +130,7 @@ _PROCESS = _options(
 
 @click.command()
 @_PROCESS
+@_STORE_RELAY
 @_EVALUATE
 @_port(8600, "The next free one is taken when it is in use; 0: any.")
 @click.option("--gateway-port", type=click.IntRange(0, 65_535),
@@ -116,6 +140,7 @@ _PROCESS = _options(
 @_LOG
 @_BACKPLANE
 @_REPLICATION
+@_HISTORY_DAYS
 @click.option("--sync", type=click.Choice(["normal", "full"]), default="normal", show_default=True,
               help="full: what was answered survives a power cut too, at the price of a disk sync per commit.")  # fmt: skip
 @click.option("--demo", is_flag=True, help="Live sample feeds of two orgs on six platforms, with an overspend now and then.")
@@ -130,7 +155,7 @@ async def up(demo: bool, live: bool, **given: Any) -> None:
     from cmis_stream.instance import sign_in_link
     from cmis_stream.settings import Role, Settings
 
-    settings = Settings(role=Role.UP, **given)
+    settings = Settings(role=Role.UP, secret_keys=os.environ.get("CMIS_SECRET_KEYS"), **given)
     console = Console()
     async with _started(settings, quiet=live and console.is_terminal) as (instance, stop):
         if settings.gateway_port and instance.gateway_port != settings.gateway_port:
@@ -158,10 +183,12 @@ async def up(demo: bool, live: bool, **given: Any) -> None:
 
 @click.command()
 @_PROCESS
+@_STORE_RELAY
 @_port(8610, "Of health, metrics and the other processes' questions; the next free one when it is taken, 0: any.")
 @_SHARED_LOG
 @_SHARED_BACKPLANE
 @_REPLICATION
+@_HISTORY_DAYS
 @running
 async def worker(**given: Any) -> None:
     """Run the agents: one of any number of workers, which share the partitions of the log."""
@@ -177,6 +204,7 @@ async def worker(**given: Any) -> None:
 @_PUBLIC
 @_RULES
 @_SHARED_LOG
+@_HISTORY_DAYS
 @running
 async def api(**given: Any) -> None:
     """Serve the page, the HTTP API and the ingest; any number of these."""
@@ -200,7 +228,8 @@ async def gateway(**given: Any) -> None:
 async def _run(role: str, given: dict[str, Any]) -> None:
     from cmis_stream.settings import Role, Settings
 
-    async with _started(Settings(role=Role(role), **given)) as (instance, stop):
+    settings = Settings(role=Role(role), secret_keys=os.environ.get("CMIS_SECRET_KEYS"), **given)
+    async with _started(settings) as (instance, stop):
         await instance.wait(stop)
     click.echo("Stopped.")
 
@@ -212,6 +241,7 @@ async def _started(settings: Settings, *, quiet: bool = False) -> AsyncIterator[
 
     _log_to(settings)
     gc.freeze()  # what is imported stays; the collector need not look at it again
+    atexit.register(gc.unfreeze)  # else duckdb's binding complains, on standard error, of what is left at the end
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     starting = asyncio.current_task()
@@ -234,10 +264,11 @@ async def _started(settings: Settings, *, quiet: bool = False) -> AsyncIterator[
 
 def _log_to(settings: Settings) -> None:
     """Logs go to a file: the terminal shows figures. A role's go to standard error, where its supervisor looks for them."""
+    from cmis_stream.logs import formatter
     from cmis_stream.settings import Role
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     to_file = settings.role is Role.UP
     handler = logging.FileHandler(settings.data_dir / "cmis.log", encoding="utf-8") if to_file else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

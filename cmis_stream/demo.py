@@ -12,7 +12,11 @@ import orjson
 from cmis_stream.core.time import DAY_MS, HOUR_MS, SECOND_MS
 from cmis_stream.feeds.simulator import Simulator
 from cmis_stream.instance import Instance
+from cmis_stream.modules.alerts.rule_file import apply_rules, rule_documents
+from cmis_stream.store.decisions import Actor
 
+DEMO = "demo"
+"""What made the sample documents (`metadata.applied_from`)."""
 ORGS = {"acme": "Acme Outdoor", "globex": "Globex Home"}
 STEP_S = 0.25
 PAST = ((2 * DAY_MS, 6 * HOUR_MS, 1), (6 * HOUR_MS, 0, 4))
@@ -81,12 +85,9 @@ def _newest_ms(instance: Instance, org: str) -> int:
 
 
 async def _put_rules(instance: Instance, simulator: Simulator) -> None:
-    runtime = instance.runtime
+    documents, read = instance.runtime.stores.documents, rule_documents(simulator.demo_rules())
     for org in ORGS:
-        own = [rule for rule in simulator.demo_rules() if rule["org"] == org]
-        stored = runtime.rule_sets.current().get(org)
-        if stored is None or stored.rules != own:
-            await runtime.put_rules(org, own)
+        await asyncio.to_thread(apply_rules, documents, org, read.wanted.get(org, ()), DEMO, Actor(DEMO, sees_private=True))
 
 
 class _Sender:

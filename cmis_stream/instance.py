@@ -16,11 +16,13 @@ from fastapi import APIRouter, FastAPI
 
 from cmis_stream.api.app import create_app, plain_app
 from cmis_stream.api.auth import Auth
+from cmis_stream.api.documents import documents_router
+from cmis_stream.api.facts import FactPorts, facts_router
 from cmis_stream.api.hosts import WILDCARDS, Hosts, in_url, reachable
-from cmis_stream.api.incidents import incidents_router
 from cmis_stream.api.ingest import ApiPorts, Busy, LogUnavailable
 from cmis_stream.api.operations import local_or, operations_router
 from cmis_stream.api.page import Page
+from cmis_stream.api.primitives import primitives_router
 from cmis_stream.api.query import query_router
 from cmis_stream.api.session import session_router
 from cmis_stream.core.batch import Batch
@@ -29,18 +31,24 @@ from cmis_stream.feeds.decode import Refusal
 from cmis_stream.gateway.access import StoreAccess
 from cmis_stream.gateway.server import PATH, Gateway
 from cmis_stream.health.binding import health_of
+from cmis_stream.keeping import housekeeping_of
 from cmis_stream.log.owner import Owner
 from cmis_stream.log.packer import Pressure
-from cmis_stream.modules.alerts.rule_file import RuleFileWatch, differences, read_rules
+from cmis_stream.modules.alerts.rule_file import RuleFileWatch, apply_rules, read_items, rule_documents
 from cmis_stream.runtime import METRICS, Runtime
 from cmis_stream.serving import HttpServer, listening_socket
 from cmis_stream.settings import Role, Settings
+from cmis_stream.store.database import Unavailable
+from cmis_stream.store.decisions import Actor
 from cmis_stream.store.rights import Rights
 from cmis_stream.store.sessions import SessionStore
 from cmis_stream.store.signing import OPERATOR, GatewayTokens, NotSigned, signing_key
 
 log = logging.getLogger("cmis.rules")
 RULES_POLL_S = 0.5
+RULE_FILE = "rules-file"
+"""Documents that come from --rules say so in `metadata.applied_from`."""
+_RULE_FILE_ACTOR = Actor(RULE_FILE, sees_private=True)
 
 
 class Instance:
@@ -50,6 +58,8 @@ class Instance:
         """report: told of each error in the rule file, at the start and whenever it is read again."""
         self.settings, self._report = settings, report
         self.rule_errors: list[str] = []
+        self._ruled: set[str] = set()
+        """Orgs that the rule file may have rules of."""
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer | Gateway] = []
         self._gateway_tokens = GatewayTokens(signing_key(settings.gateway_key_path))
@@ -80,6 +90,8 @@ class Instance:
         return f"http://{in_url(name)}:{self.port}"
 
     async def __aenter__(self) -> Instance:
+        if self.settings.rules_file is not None and self.settings.role.has_api:
+            read_items(self.settings.rules_file)  # what cannot be read ends the start before anything is opened
         async with contextlib.AsyncExitStack() as opened:  # also a cancelled start gives back the lock and the ports
             opened.callback(self._sockets.close)
             self.runtime = runtime = await Runtime.open(self.settings, self.address)
@@ -87,17 +99,22 @@ class Instance:
             opened.push_async_callback(self.health.stop)  # last of all: it watches how the rest ends
             opened.push_async_callback(runtime.stop)
             await self.health.start()
-            self.sessions = SessionStore(runtime.tokens)
+            self.sessions = SessionStore(runtime.stores.database, runtime.tokens)
             opened.callback(self.sessions.close)
             opened.push_async_callback(self._stop_serving)
             await runtime.start()
+            if self.settings.role.has_agents:
+                name = Role.UP.value if self.settings.log_url is None else self.address
+                housekeeping = housekeeping_of(runtime, name)
+                opened.push_async_callback(housekeeping.stop)
+                await housekeeping.start()
+                parts = self.health.parts
+                parts.troubles, parts.failed_effects = housekeeping.troubles, housekeeping.failed_effects
             self.health.look()
             if self.settings.rules_file is not None and self.settings.role.has_api:
                 await self._read_rules(self.settings.rules_file, first=True)
                 self._tasks.append(asyncio.create_task(self._follow_rules(self.settings.rules_file)))
             if self._gateway_socket is not None:
-                self._rights = Rights(self.settings.store_path)
-                opened.callback(self._rights.close)
                 self._servers.append(gateway := self._made_gateway())
                 self.health.parts.gateway = gateway.hub
                 await gateway.start(self._gateway_socket)
@@ -164,15 +181,33 @@ class Instance:
                 raise LogUnavailable(str(error)) from error
 
         auth = Auth(runtime.tokens, self.sessions, self.hosts, runtime.clock)
+        stores = runtime.stores
+        documents = documents_router(stores.documents, stores.changes, stores.kinds, auth)
+        facts = facts_router(
+            FactPorts(stores.facts, stores.fact_commands, stores.kinds, auth, runtime.send_command, runtime.clock)
+        )  # fmt: skip
         routers = [
             self._operations_router(),
             session_router(auth, self._gateway_tokens),
             query_router(runtime.queries, auth.authorize),
-            incidents_router(runtime.facts, auth.authorize),
+            facts,
+            documents,
+            primitives_router(
+                stores.jobs,
+                stores.files,
+                stores.file_links,
+                stores.secrets,
+                stores.schedules,
+                stores.personal,
+                auth,
+                runtime.clock,
+                stores.kinds.secrets,
+            ),
         ]
         if self.settings.role.has_agents and self.settings.log_url is not None:
             routers.append(self._peer_router())
-        return create_app(ApiPorts(auth, publish, dead_letter, runtime.clock), routers, Page(self.hosts))
+        ports = ApiPorts(auth, publish, dead_letter, runtime.clock)
+        return create_app(ports, routers, Page(self.hosts), documents.schemas | facts.schemas)
 
     def _worker_app(self) -> FastAPI:
         return plain_app([self._operations_router(), self._peer_router()])
@@ -194,7 +229,7 @@ class Instance:
 
     def _made_gateway(self) -> Gateway:
         runtime = self.runtime
-        access = StoreAccess(self._rights, runtime.tokens, self._gateway_tokens, runtime.clock)
+        access = StoreAccess(Rights(runtime.stores.database), runtime.tokens, self._gateway_tokens, runtime.clock)
         page_port = self.settings.page_port if self.settings.role is Role.GATEWAY else self.port
         origins = self.hosts.origins(page_port)
         return Gateway(
@@ -208,25 +243,35 @@ class Instance:
     async def _follow_rules(self, path: Path) -> None:
         watch = RuleFileWatch(path)
         watch.changed()
+        wanted = False
         while True:
             await asyncio.sleep(RULES_POLL_S)
-            if watch.changed():
+            wanted |= watch.changed()
+            if wanted:
                 with self.runtime.guard("the rule file"):
-                    await self._read_rules(path)
+                    try:
+                        await self._read_rules(path)
+                        wanted = False
+                    except Unavailable as error:
+                        log.warning("%s waits for the store: %s", path.name, error)
 
     async def _read_rules(self, path: Path, *, first: bool = False) -> None:
+        """Makes the alert rules of each org be as the file says; the ones that it made and no longer has are deleted."""
         try:
-            read = read_rules(path, evaluate=self.settings.evaluate)
+            read = rule_documents(read_items(path), evaluate=self.settings.evaluate, file=path.name)
         except ConfigError as error:
             if first:
                 raise
             self._tell([f"{error}; the rules before stay in force"])
             return
-        self._tell(read.errors)
-        stored = self.runtime.rule_sets.current()
-        before = {org: row.rules for org, row in stored.items() if row.evaluate == self.settings.evaluate}
-        for org, rules in differences(before, read.rules):
-            await self.runtime.put_rules(org, rules)
+        documents, errors = self.runtime.stores.documents, list(read.errors)
+        orgs = await asyncio.to_thread(self.runtime.tokens.orgs)
+        self._ruled |= {*read.wanted, *(org.id for org in orgs)}
+        for org in sorted(self._ruled):
+            wanted, kept = read.wanted.get(org, ()), read.kept.get(org, ())
+            applied = await asyncio.to_thread(apply_rules, documents, org, wanted, RULE_FILE, _RULE_FILE_ACTOR, kept=kept)
+            errors += [f"{path.name}: {org}: {error}" for error in applied.errors]
+        self._tell(errors)
 
     def _tell(self, errors: list[str]) -> None:
         self.rule_errors = errors

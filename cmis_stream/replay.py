@@ -21,6 +21,7 @@ from cmis_stream.core.windows import NEVER
 from cmis_stream.feeds.client import send_file
 from cmis_stream.feeds.decode import Refusal, decode_ndjson
 from cmis_stream.instance import Instance
+from cmis_stream.log.catalog import RULES, Catalog
 from cmis_stream.log.envelope import Tick, encode
 from cmis_stream.log.positions import Passed
 from cmis_stream.log.reader import read_all
@@ -76,7 +77,7 @@ async def replay_pipeline(
             runtime = instance.runtime
             runtime.ticking = False  # the file says what time it is
             for org, own in rules.rules.items():
-                await runtime.put_rules(org, own)
+                await runtime.publish_catalog(Catalog(RULES, org, 1, [{"evaluate": evaluate, **rule} for rule in own]))
             await _adopted(instance, set(rules.rules))
             tokens: dict[str, str] = {}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import pkgutil
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from importlib.metadata import entry_points
 from typing import Any
 
 import faust
@@ -23,11 +25,14 @@ from cmis_stream.core.errors import CmisError, ConfigError, shown
 from cmis_stream.core.time import WINDOWS
 from cmis_stream.feeds.decode import Refusal
 from cmis_stream.gateway.ports import Snapshots
+from cmis_stream.history.recorder import History
+from cmis_stream.live.commands import COMMANDS, CommandsOnFacts
 from cmis_stream.live.delivery import Delivery
-from cmis_stream.live.projection import STOP_WITHIN_S, Projection
+from cmis_stream.live.jobs import JobSnapshots, JobTeller
+from cmis_stream.live.projection import READER, STOP_WITHIN_S, Projection
 from cmis_stream.live.snapshots import IncidentSnapshots, MetricSnapshots, SnapshotsByTopic
 from cmis_stream.live.tail import LogTail
-from cmis_stream.log.catalog import Change, write_change
+from cmis_stream.log.catalog import Catalog, write_catalog
 from cmis_stream.log.member import GROUP, Member, OnAssigned, OnRevoked
 from cmis_stream.log.owner import DEAD_LETTERS, ROLLUPS, TRANSITIONS, Owner
 from cmis_stream.log.packer import Packer
@@ -36,17 +41,18 @@ from cmis_stream.log.system import LogSystem, embedded_system, kafka_system
 from cmis_stream.log.table import CheckpointTable
 from cmis_stream.log.topics import load_topics, partition_for
 from cmis_stream.query.datasets import Dataset, Panes, Queries
+from cmis_stream.query.history import HistoryFigures
+from cmis_stream.query.stored import datasets_of
 from cmis_stream.settings import Role, Settings
-from cmis_stream.store.facts import FactStore
-from cmis_stream.store.rule_sets import RuleSetRow, RuleSetStore
 from cmis_stream.store.signing import PeerTokens, signing_key
-from cmis_stream.store.tokens import TokenStore
+from cmis_stream.stores import Stores
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
 SETTLE_S = 10.0
 """What the end of a process may take for what is on its way to a log that does not answer."""
 FULL_LOOK_S = 1.0
-AGENTS = ("ingest", "metrics", "deliver", "project")
+AGENTS = "cmis_stream.agents"
+"""Entry points of other packages' agents: modules that export `attach(app, runtime)`."""
 
 __all__ = ["CHANGES", "DEAD_LETTERS", "METRICS", "RAW", "ROLLUPS", "TRANSITIONS", "LogFull", "Runtime"]
 log = logging.getLogger("cmis")
@@ -70,9 +76,8 @@ class Runtime:
         async with AsyncExitStack() as opened:
             system = log_system(settings)
             reader = await opened.enter_async_context(system.reading())
-            stores = TokenStore.open(settings.store_path), RuleSetStore(settings.store_path), FactStore(settings.store_path)
-            for store in stores:
-                opened.callback(store.close)
+            stores = await asyncio.to_thread(Stores, settings, clock)
+            opened.callback(stores.close)
             runtime = cls(settings, system, reader, stores, address, clock)
             runtime._opened = opened.pop_all()
         return runtime
@@ -82,7 +87,7 @@ class Runtime:
         settings: Settings,
         system: LogSystem,
         reader: LogReader,
-        stores: tuple[TokenStore, RuleSetStore, FactStore],
+        stores: Stores,
         address: str | None,
         clock: Callable[[], int],
     ) -> None:
@@ -93,7 +98,8 @@ class Runtime:
         self.settings, self.clock, role = settings, clock, settings.role
         self.topics = load_topics()
         self.partitions = self.topics[METRICS].partitions
-        self.log, (self.tokens, self.rule_sets, self.facts) = reader, stores
+        self.log, self.stores = reader, stores
+        self.tokens, self.facts = stores.tokens, stores.facts
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.owners: dict[int, Owner] = {}
         self.ticking = True
@@ -107,17 +113,31 @@ class Runtime:
         self.pictures = MetricSnapshots(self._owner_up_to_date)
         panes, pictures = self._made_peers(system) if system.client is not None else (self.panes, self.pictures)
         incidents = IncidentSnapshots(self.facts, self.tail.place, self.log.epoch)
-        self.snapshots = SnapshotsByTopic({"incidents": incidents, "metrics": pictures})
-        self.queries = Queries({"panes": panes})
+        sources: dict[str, Snapshots] = {"incidents": incidents, "jobs": JobSnapshots(stores.jobs), "metrics": pictures}
+        self.snapshots = SnapshotsByTopic(sources)
+        kept = HistoryFigures(
+            settings.history_path, self.partitions, self.log.epoch, clock, keep_days=settings.history_days
+        )  # fmt: skip
+        stored = datasets_of(stores.documents, stores.facts, stores.kinds, self._facts_position, clock)
+        self.queries = Queries({"panes": panes, "history": kept}, stored)
         self.packer = Packer(self._append_metrics, self.partitions, clock)
         self.member: Member | None = None
         if role.has_agents or role.has_api:
             self.member = Member(
                 system, settings.data_dir, self.topics[METRICS], self.failed, address=address, sends_only=not role.has_agents
             )
+        self.teller = JobTeller(self.send, self.partitions) if self.member is not None else None
+        if self.teller is not None:
+            stores.jobs.publish = self.teller
         if role.has_agents:
             self.delivery = Delivery(self.backplane, self.tail, self.heard)
             self.projection = Projection(self.facts, self.log.epoch, lambda: self.guard("project"), clock)
+            self.commands = CommandsOnFacts(
+                stores.fact_commands, self.facts, self.log.epoch, lambda: self.guard("commands")
+            )  # fmt: skip
+            self.history = History(
+                self.log, settings.history_path, self.partitions, clock, keep_days=settings.history_days
+            )  # fmt: skip
             attach_agents(self.app, self)
 
     def _made_backplane(self, settings: Settings) -> Backplane:
@@ -139,6 +159,12 @@ class Runtime:
         self._connected = [peers.close, owners.close]
         return RemotePanes(peers), RemoteSnapshots(peers)
 
+    def _facts_position(self, org: str) -> dict[str, Any]:
+        """Up to which transition an org's facts are in the store; blocks."""
+        place = TRANSITIONS, partition_for(org.encode(), self.partitions)
+        offset = self.stores.facts.positions(READER, self.log.epoch).get(place, -1)
+        return {"topic": place[0], "partition": place[1], "offset": offset}
+
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -146,8 +172,6 @@ class Runtime:
         await self.backplane.open()
         if self.member is not None:
             await self.member.start()
-        if self.settings.role.has_api:
-            await self._publish_rule_sets()
 
     async def stop(self) -> None:
         """Everything accepted is durable and everything applied is in a checkpoint when this returns, if the log answers."""
@@ -162,11 +186,14 @@ class Runtime:
         except TimeoutError:
             log.warning("the log did not answer within %.0f s; what was not acknowledged is sent or applied again", SETTLE_S)
         finally:
+            if self.teller is not None:
+                await self.teller.close()
             if self.member is not None:
                 await self.member.stop()
             if self.settings.role.has_agents:
                 await self.delivery.close()
                 await self.projection.settled(STOP_WITHIN_S)
+                await self.commands.settled(STOP_WITHIN_S)
             for close in self._connected:
                 await close()
             await self.backplane.close()
@@ -226,6 +253,12 @@ class Runtime:
         sent: Awaitable[Any] = await self.app.producer.send(topic, None, value, partition, None, None)
         return sent
 
+    async def send_command(self, org: str, value: bytes) -> None:
+        """A command on a fact; returns when it is durable. LogFull when the disk has no room."""
+        if self.log_full():
+            raise LogFull("the disk is full")
+        await (await self.send(COMMANDS, partition_for(org.encode(), self.partitions), value))
+
     async def _append_metrics(self, partition: int, value: bytes) -> None:
         """LogFull when the disk has no room. What was under way then is written all the same once there is room; whoever sent it
         sends it again, under the same ids."""
@@ -281,23 +314,10 @@ class Runtime:
         for listener in self.on_transitions:
             listener(transitions)
 
-    # --- rules --------------------------------------------------------------------------------------------------------
-
-    async def put_rules(self, org: str, rules: list[Any]) -> int:
-        """Stores and publishes an org's rules; returns the version. Agents adopt it within a second."""
-        row = self.rule_sets.put(org, self.settings.evaluate, rules, self.clock())
-        await self._publish_rule_set(row)
-        return row.version
-
-    async def _publish_rule_sets(self) -> None:
-        for row in self.rule_sets.unpublished():
-            await self._publish_rule_set(row)
-
-    async def _publish_rule_set(self, row: RuleSetRow) -> None:
-        key, partition = row.org.encode(), partition_for(row.org.encode(), self.partitions)
-        value = write_change(Change(row.org, row.version, row.evaluate, row.rules))
-        await (await self.app.producer.send(CHANGES, key, value, partition, None, None))
-        self.rule_sets.mark_published(row.org, row.version)
+    async def publish_catalog(self, catalog: Catalog) -> None:
+        """Returns when the set is durable in the log; agents adopt it within a second."""
+        partition = partition_for(catalog.org.encode(), self.partitions)
+        await (await self.app.producer.send(CHANGES, catalog.key, write_catalog(catalog), partition, None, None))
 
 
 def log_system(settings: Settings) -> LogSystem:
@@ -313,10 +333,15 @@ def _reason(refusal: Refusal) -> dict[str, Any]:
 
 
 def attach_agents(app: faust.App, runtime: Runtime) -> None:
-    """Loads each agent by name. (Faust's autodiscovery turns an import error into a warning and the agent vanishes.)"""
+    """Loads each file of `agents`, and what other packages bring.
+
+    (Faust's autodiscovery turns an import error into a warning, and the agent vanishes.)
+    """
     package = importlib.import_module("agents")
     if getattr(package, "OWNER", None) != "cmis-stream":
         place = getattr(package, "__file__", "?")
         raise CmisError(f"the package `agents` found at {place} is not CMIS Stream's; remove it or change PYTHONPATH")
-    for name in AGENTS:
-        importlib.import_module(f"agents.{name}").attach(app, runtime)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"agents.{module.name}").attach(app, runtime)
+    for point in entry_points(group=AGENTS):
+        point.load().attach(app, runtime)

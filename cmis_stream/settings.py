@@ -43,6 +43,10 @@ class Settings:
     """postgresql://cmis_app@HOST/NAME. None: SQLite in the data folder."""
     store_relay_url: str | None = None
     """The same database as the role cmis_relay, where housekeeping is done (docs/design/modules.md)."""
+    secret_keys: str | None = field(default=None, repr=False)
+    """Keys for secrets and personal fields, the newest first (store/keyring.py). None: a file in the data folder."""
+    history_days: int = 400
+    """So long history is kept, as files in the data folder; 9 or more."""
     replication: int = 1
     """Of the topics that are made for state, on Kafka."""
     host: str = "127.0.0.1"
@@ -58,6 +62,8 @@ class Settings:
     """Names besides loopback and `host` under which browsers may reach this instance (behind a proxy, in a network)."""
     sync: str = "normal"
     """normal: survives a kill of the process; full: also a loss of power."""
+    log_format: str = "text"
+    """Of the process log: text or json (`logs.py`)."""
     memory_limit: int | None = None
     """Bytes; a process that needs more ends and is started again. None: most of what the machine or container has."""
     rules_file: Path | None = None
@@ -71,6 +77,15 @@ class Settings:
     @property
     def store_path(self) -> Path:
         return self.data_dir / "store.db"
+
+    @property
+    def secret_key_path(self) -> Path:
+        return self.data_dir / "secrets.key"
+
+    @property
+    def history_path(self) -> Path:
+        """Written by processes with agents, read by those with an API: on several machines a volume that they share."""
+        return self.data_dir / "history"
 
     @property
     def gateway_key_path(self) -> Path:

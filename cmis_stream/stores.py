@@ -8,12 +8,19 @@ from contextlib import ExitStack
 from cmis_stream.core.errors import ConfigError
 from cmis_stream.modules.discovery import all_kinds
 from cmis_stream.settings import Settings
+from cmis_stream.store.blobs import FolderBlobs
 from cmis_stream.store.changes import Changes
 from cmis_stream.store.database import Database
 from cmis_stream.store.documents import Documents
-from cmis_stream.store.facts import FactStore
-from cmis_stream.store.keyring import Keyring
+from cmis_stream.store.fact_commands import FactCommands
+from cmis_stream.store.facts import Facts
+from cmis_stream.store.files import FileLinks, Files
+from cmis_stream.store.jobs import Jobs
+from cmis_stream.store.keyring import keyring
 from cmis_stream.store.personal import PersonalData
+from cmis_stream.store.schedules import Schedules
+from cmis_stream.store.secrets import Secrets
+from cmis_stream.store.signing import signing_key
 from cmis_stream.store.tokens import TokenStore
 
 
@@ -23,23 +30,29 @@ class Stores:
     def __init__(self, settings: Settings, clock: Callable[[], int]) -> None:
         with ExitStack() as opened:
             self.kinds = all_kinds()
-            self.tokens = TokenStore.open(settings.store_path)
-            opened.callback(self.tokens.close)
-            self.database = Database(settings.store_url or f"sqlite:///{settings.store_path.absolute()}")
+            self.url = settings.store_url or f"sqlite:///{settings.store_path.absolute()}"
+            self.database = Database(self.url)
             opened.callback(self.database.close)
+            self.tokens = TokenStore(self.database)
+            opened.callback(self.tokens.close)
             self.overseer = self.database
             """Sees what is due and what has changed in all orgs, and nothing else of them. SQLite has no roles."""
             if settings.store_url is not None and settings.role.has_agents:
                 if settings.store_relay_url is None:
-                    raise ConfigError(f"a {settings.role.value} on PostgreSQL needs --store-relay, the store's URL for cmis_relay")
+                    raise ConfigError(f"{settings.role.value}: --store needs --store-relay, too: the same database as cmis_relay")
                 self.overseer = Database(settings.store_relay_url, connections=5)
                 opened.callback(self.overseer.close)
-            self.facts = FactStore(settings.store_path)
-            opened.callback(self.facts.close)
-            self.keys = Keyring.open(settings.data_dir / "secrets.key")
+            self.facts = Facts(self.database, self.kinds, self.overseer)
+            self.keys = keyring(settings.secret_keys, settings.secret_key_path)
             self.personal = PersonalData(self.database, self.keys, clock)
-            self.documents = Documents(self.database, self.kinds, clock, self.personal)
+            self.jobs = Jobs(self.database, self.kinds.jobs, clock)
+            self.schedules = Schedules(self.database, clock)
+            self.files = Files(self.database, FolderBlobs(settings.data_dir / "files"), clock)
+            self.file_links = FileLinks(signing_key(settings.gateway_key_path))
+            self.secrets = Secrets(self.database, self.keys, clock)
+            self.documents = Documents(self.database, self.kinds, clock, self.personal, self.jobs)
             self.changes = Changes(self.database)
+            self.fact_commands = FactCommands(self.database, self.kinds, self.facts, self.jobs)
             self._opened = opened.pop_all()
 
     def close(self) -> None:

@@ -36,12 +36,23 @@ async def described() -> dict[str, Any]:
             asyncapi = (await client.get("/asyncapi.json")).json()
     paths = {path: {method: _succeeding(one) for method, one in openapi["paths"][path].items()} for path in PATHS}
     schemas = {name: asyncapi["components"]["schemas"][name] for name in ITEMS}
-    return {"openapi.json": _bare(paths), "channels.json": _bare(schemas)}
+    return {"openapi.json": _bare(_inlined(paths, openapi["components"]["schemas"])), "channels.json": _bare(schemas)}
 
 
 def _succeeding(operation: dict[str, Any]) -> dict[str, Any]:
     """Without the answers that are problems: they all look the same."""
     return {**operation, "responses": {status: one for status, one in operation["responses"].items() if status < "300"}}
+
+
+def _inlined(value: Any, schemas: dict[str, Any]) -> Any:
+    """With each component in the place of what refers to it: of those that the page's paths use, none refers to itself."""
+    if isinstance(value, list):
+        return [_inlined(one, schemas) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if (name := value.get("$ref", "").removeprefix("#/components/schemas/")) in schemas:
+        return _inlined({**schemas[name], **{key: one for key, one in value.items() if key != "$ref"}}, schemas)
+    return {key: _inlined(one, schemas) for key, one in value.items()}
 
 
 def _bare(value: Any, *, names: bool = True) -> Any:

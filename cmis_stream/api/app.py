@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from ..store.database import Unavailable
 from .auth import COOKIE
 from .headers import SecurityHeaders
 from .ingest import CLOUD_EVENT, CLOUD_EVENTS, JSON, NDJSON, ApiPorts, Ingest
-from .problems import Problem, RequestIds, described, on_bug, on_http_exception, on_problem
+from .problems import Problem, RequestIds, described, on_bug, on_http_exception, on_problem, on_unavailable
 
 _FLAT: dict[str, Any] = {
     "id": "e1", "ts": 1767225600000, "platform": "meta", "campaign": "c1", "ad_set": "s1", "ad": "a1",
@@ -110,6 +111,7 @@ def plain_app(routers: Sequence[APIRouter]) -> FastAPI:
     app.add_middleware(RequestIds)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Unavailable, on_unavailable)
     app.add_exception_handler(Exception, on_bug)
     for router in routers:
         app.include_router(router)

@@ -73,7 +73,7 @@ class Ingest:
 
     async def __call__(self, request: Request, org: str) -> Response:
         now_ms = self.ports.clock()
-        caller = self.ports.auth.authorize_program(request, org, "ingest")
+        caller = await self.ports.auth.admitted_program(request, org, "ingest")
         org = caller.org
         kind = _content_type(request)
         compressed = _is_gzip(request)

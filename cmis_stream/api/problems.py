@@ -21,9 +21,11 @@ Codes besides those of `core.errors`, one published enumeration, never renamed:
     all_rejected        422  none of the events of a request could be taken
     not_kept            422  a query reaches further back than what it asks about is kept
     too_many_rows       422  the answer to a query would be longer than answers may be
+    too_expensive       422  a query would take more time or memory than queries may
     precondition_required 428  PUT, PATCH and DELETE say which version they are about
     busy                429  more than the system takes right now; Retry-After says when to come back
     rate_limited        429  more than this caller may ask for; Retry-After says when to come back
+    too_many            429  the org has as many of these as it may have at once, such as jobs that wait
     internal            500  a mistake of ours
     unavailable         503  the log or the store cannot be used; nothing of the request was kept for certain
 
@@ -46,6 +48,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.errors import CmisError
+from ..store.database import Busy
 from .headers import secured
 
 TITLES = {
@@ -78,8 +81,10 @@ TITLES = {
     "all_rejected": "No event could be taken",
     "not_kept": "What is asked for is not kept so long",
     "too_many_rows": "The answer is too long",
+    "too_expensive": "The query is too much work",
     "busy": "Too busy right now",
     "rate_limited": "Too many requests",
+    "too_many": "The org has too many of these",
     "internal": "Something went wrong on our side",
     "unavailable": "Not available right now",
 }
@@ -140,6 +145,13 @@ def described(description: str) -> dict[str, Any]:
 async def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return problem_response(request, error)
+
+
+async def on_unavailable(request: Request, error: Exception) -> Response:
+    """The store, wherever it is asked."""
+    code = "busy" if isinstance(error, Busy) else "unavailable"
+    problem = Problem(503, code, f"{error}.", headers={"Retry-After": "1"})
+    return problem_response(request, problem)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -54,7 +54,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
         except Unauthorized:
             detail = "The code is unknown, used or expired; `cmis sign-in` makes another link."
             raise Problem(401, "code_not_valid", detail) from None
-        response = _answer(told(request, session))
+        response = _answer(await asyncio.to_thread(told, request, session))
         response.set_cookie(
             COOKIE, text, max_age=SESSION_LASTS_MS // 1000, path="/", secure=host.secure, httponly=True, samesite="strict"
         )
@@ -66,7 +66,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
     )  # fmt: skip
     async def get_session(request: Request) -> Response:
         """Who is signed in, what is open to them, and where the gateway is."""
-        return _answer(told(request, auth.session(request)))
+        return _answer(await asyncio.to_thread(lambda: told(request, auth.session(request))))
 
     @router.delete(
         "/api/session", summary="Sign out", operation_id="sign_out", status_code=204, response_class=Response,
@@ -74,7 +74,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
     )  # fmt: skip
     async def sign_out(request: Request) -> Response:
         """Ends the session here and, within a second, at the gateway."""
-        session = auth.session(request)
+        session = await asyncio.to_thread(auth.session, request)
         await asyncio.to_thread(auth.sessions.revoke, session.id, auth.clock())
         response = Response(status_code=204)
         response.delete_cookie(COOKIE, path="/", secure=auth.hosts.of(request).secure, httponly=True, samesite="strict")
@@ -86,7 +86,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
     )  # fmt: skip
     async def session_gateway_token(request: Request) -> Response:
         """A JWT of five minutes that opens at the gateway what the session opens."""
-        session = auth.session(request)
+        session = await asyncio.to_thread(auth.session, request)
         return issued(session.id, session.expires_at_ms)
 
     @router.get("/asyncapi.json", include_in_schema=False)
@@ -99,7 +99,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
     )  # fmt: skip
     async def gateway_token(request: Request, org: str) -> Response:
         """A JWT of five minutes that opens at the gateway what the API token (scope `read`) opens."""
-        caller = auth.authorize_program(request, org, "read")
+        caller = await auth.admitted_program(request, org, "read")
         return issued(caller.id, caller.expires_at_ms)
 
     def issued(holder_id: str, until_ms: int | None) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -63,5 +63,39 @@ class IncidentItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return Item(self.entity, self.id, _encode(self))
 
 
-ITEMS: dict[str, type[MetricItem] | type[IncidentItem]] = {"metrics": MetricItem, "incidents": IncidentItem}
+class JobItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A job as its last change has left it; of two items with the same id the one with the larger version is the newer.
+
+    entity: `core.channels.entity_key` of the id. Times: epoch ms. said: a few words about what it does. eta_at: when it is
+    expected to end. result: what it made; None, too, where it is long: result_length is the characters of its JSON, and REST
+    has it. problem: code and detail of one that failed.
+    """
+
+    entity: str
+    id: str
+    kind: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress_ratio: float
+    said: str
+    eta_at: int | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    attempts: int
+    cancel_asked_at: int | None
+    actor: str
+    result: Any
+    result_length: int | None
+    problem: dict[str, Any] | None
+    version: int
+
+    def item(self) -> Item:
+        return Item(self.entity, self.id, _encode(self))
+
+
+ITEMS: dict[str, type[MetricItem] | type[IncidentItem] | type[JobItem]] = {
+    "metrics": MetricItem,
+    "incidents": IncidentItem,
+    "jobs": JobItem,
+}
 """Topic of a channel -> its items."""

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from cmis_stream.core.errors import Rejected
 
 LOSSLESS, CONFLATED = "lossless", "conflated"
-TOPICS = {"metrics": CONFLATED, "incidents": LOSSLESS}
+TOPICS = {"metrics": CONFLATED, "incidents": LOSSLESS, "jobs": LOSSLESS}
 """Topic of a channel -> how it is delivered."""
 
 LONGEST_CHANNEL = 2048

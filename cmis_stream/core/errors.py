@@ -23,6 +23,7 @@ Codes of rejected commands:
     cycle              by following references it would come back to itself
     no_transition      its state cannot become this one, or not by this actor
     key_reused         the idempotency key came before, with another command
+    too_many           the org has as many of these as it may have; some time later it may work
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -13,25 +13,27 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from cmis_stream.core.errors import ConfigError
 from cmis_stream.core.time import DAY_MS
 from cmis_stream.feeds import client
+from cmis_stream.store.database import Database
 from cmis_stream.store.tokens import TokenStore
 
 
-def local_tokens(data_dir: Path, create_orgs: bool) -> Callable[[str], str]:
+def local_tokens(data_dir: Path, create_orgs: bool, store_url: str | None = None) -> Callable[[str], str]:
     """Tokens for a day, made in the installation's own store: who can write there needs no other proof."""
-    if not (data_dir / "store.db").exists():
+    if store_url is None and not (data_dir / "store.db").exists():
         raise ConfigError(f"{data_dir} is not an installation on this machine; give a token with --token")
-    store = TokenStore.open(data_dir / "store.db")
+    url = store_url or f"sqlite:///{(data_dir / 'store.db').absolute()}"
     made: dict[str, str] = {}
 
     def token_for(org: str) -> str:
         if org not in made:
-            if store.org(org) is None:
-                if not create_orgs:
-                    raise ConfigError(
-                        f"the org {org!r} is not known; create it with `cmis org create {org}`, or pass --create-orgs"
-                    )
-                store.create_org(org, org)
-            made[org] = store.create(org, ["ingest"], int(time.time() * 1000) + DAY_MS, "cmis ingest")[1]
+            with closing(Database(url)) as database, closing(TokenStore(database)) as store:
+                if store.org(org) is None:
+                    if not create_orgs:
+                        raise ConfigError(
+                            f"the org {org!r} is not known; create it with `cmis org create {org}`, or pass --create-orgs"
+                        )
+                    store.create_org(org, org)
+                made[org] = store.create(org, ["ingest"], int(time.time() * 1000) + DAY_MS, "cmis ingest")[1]
         return made[org]
 
     return token_for

@@ -22,14 +22,17 @@ class StoreAccess:
     async def verify(self, token: str) -> Grant:
         """The grant; raises Refused. An API token's connection has no end of its own: its expiry is seen by `changed`."""
         now_ms = self._clock()
-        holder_id, expires_at_ms = self._api_token(token, now_ms) if token.startswith("cmis_") else self._signed(token, now_ms)
+        if token.startswith("cmis_"):
+            holder_id, expires_at_ms = await asyncio.to_thread(self._api_token, token, now_ms)
+        else:
+            holder_id, expires_at_ms = self._signed(token, now_ms)
         # Not what was found on the way: that may be a second old.
         orgs = (await asyncio.to_thread(self._rights.readable, [holder_id], now_ms)).get(holder_id)
         if orgs is None:
             raise Refused
         return Grant(holder_id, holder_id, orgs, None, expires_at_ms)
 
-    def _api_token(self, text: str, now_ms: int) -> tuple[str, None]:
+    def _api_token(self, text: str, now_ms: int) -> tuple[str, int | None]:
         try:
             return self._tokens.verify(text, now_ms).id, None
         except Unauthorized as error:

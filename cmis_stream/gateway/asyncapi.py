@@ -17,6 +17,7 @@ _SCHEMAS = "#/components/schemas/"
 _ABOUT = {
     "metrics": "Sums of panes, open and closed, absolute: the newest for (entity, at, pane_ms) holds.",
     "incidents": "Incidents as they begin and end.",
+    "jobs": "Long work as it gets on and ends.",
 }
 _PARAMETERS = {
     "org": {"description": "The org's slug."},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cmis_stream.health.health import Health
 from cmis_stream.health.ports import Parts
 from cmis_stream.health.watch import Limits, SickError
+from cmis_stream.live.jobs import JOBS
 from cmis_stream.runtime import CHANGES, METRICS, RAW, ROLLUPS, TRANSITIONS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def health_of(runtime: Runtime) -> Health:
         role=role.value,
         clock=runtime.clock,
         log=runtime.log,
-        topics=(METRICS, RAW, CHANGES, TRANSITIONS, ROLLUPS) if role.has_agents or role.has_api else (METRICS,),
+        topics=(METRICS, RAW, CHANGES, TRANSITIONS, ROLLUPS, JOBS) if role.has_agents or role.has_api else (METRICS,),
         group_lag=role.has_api and not role.has_agents,
         partitions=lambda: list(runtime.owners.values()),
         flowing=member.app.flow_control.is_active if member is not None and role.has_agents else (lambda: True),
@@ -45,8 +46,10 @@ def health_of(runtime: Runtime) -> Health:
         log_full=runtime.log_full,
         dead_letters=lambda: runtime.dead_letters,
         projected=(lambda: runtime.projection.reached) if role.has_agents else None,
+        history=(lambda: runtime.history.reached) if role.has_agents else None,
+        history_lost=(lambda: runtime.history.lost) if role.has_agents else (lambda: 0),
         backplane=runtime.backplane if role.has_agents or role.has_gateway else None,
-        store=settings.store_path,
+        store=runtime.stores.database,
     )
     log_file = settings.data_dir / "cmis.log" if role.has_agents and role.has_api else None
     limits = Limits(memory_bytes=settings.memory_limit, stop_within_s=STOP_WITHIN_S)

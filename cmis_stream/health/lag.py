@@ -116,6 +116,11 @@ class LogView:
     def end(self, topic: str, partition: int) -> int | None:
         return self._ends.get((topic, partition))
 
+    def history_lags(self) -> dict[Place, int]:
+        """Records that are not in files yet: normally those of half a minute."""
+        done = {} if self._parts.history is None else self._parts.history()
+        return {place: max(0, self._ends[place] - offset) for place, offset in sorted(done.items()) if place in self._ends}
+
     def readings(self, without: frozenset[str] = frozenset()) -> list[Reading]:
         """For the watchdogs: of the partitions held, by the last answer. without: topics whose readers wait for something."""
         held = self._parts.partitions()

@@ -71,6 +71,20 @@ class ProcessMetrics:
             yield GaugeMetricFamily(
                 "cmis_packer_waiting_events", "Events accepted that are not durable yet.", value=parts.waiting_events()
             )
+        if parts.failed_effects is not None:
+            yield GaugeMetricFamily(
+                "cmis_failed_effects", "Effects that were given up and wait for somebody.", value=parts.failed_effects()
+            )
+        if parts.history is not None:
+            lag = GaugeMetricFamily(
+                "cmis_history_lag_records", "Records that are not in history's files yet.", labels=("topic", "partition")
+            )
+            for (topic, partition), records in self._view.history_lags().items():
+                lag.add_metric((topic, str(partition)), records)
+            yield lag
+            yield GaugeMetricFamily(
+                "cmis_history_lost_records", "Records that the log dropped before history had them.", value=parts.history_lost()
+            )
         if parts.dead_letters is not None:
             letters = CounterMetricFamily(
                 "cmis_dead_letters_total", "Events refused and kept as dead letters.", labels=("reason",)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from cmis_stream.core.engine import Engine
 from cmis_stream.gateway.client import Client
 from cmis_stream.gateway.figures import Figures
+from cmis_stream.store.database import Database
 
 GROUP = "cmis"
 
@@ -117,6 +117,7 @@ class Parts:
     what the group has committed (for a role that is not in the group, so that somebody tells when no worker is left).
     flowing: records may reach the agents (no rebalance, no recovery). crash: what Faust's app has crashed with.
     failed: why the process is about to end, as a sentence. unready: further reasons, (code, sentence).
+    troubles: what a person should look at although the process does its role, likewise.
     dead_letters: reason -> events since the start. projected: partition of the transitions topic -> offset that is in the
     store. needs_backplane, needs_store: topics whose records wait, and rightly, while that is away or locked.
     """
@@ -132,14 +133,23 @@ class Parts:
     crash: Callable[[], BaseException | None] = _none
     failed: Callable[[], str | None] = _none
     unready: Callable[[], Sequence[tuple[str, str]]] = tuple
+    troubles: Callable[[], Sequence[tuple[str, str]]] = tuple
+    failed_effects: Callable[[], int] | None = None
+    """Effects that were given up, of all orgs (`store.outbox`)."""
     waiting_events: Callable[[], int] | None = None
     log_full: Callable[[], bool] = lambda: False
     """The log waits for room on the disk: nothing can move."""
     dead_letters: Callable[[], Mapping[str, int]] | None = None
     projected: Callable[[], Mapping[int, int]] | None = None
+    history: Callable[[], Mapping[tuple[str, int], int]] | None = None
+    """(topic, partition) -> the offset below which everything is in files."""
+    history_lost: Callable[[], int] = lambda: 0
+    """Records that the log dropped before they were in files."""
     transitions: str = "cmis.transitions.v1"
     backplane: BackplaneState | None = None
     gateway: Clients | None = None
-    store: Path | None = None
-    needs_backplane: frozenset[str] = field(default_factory=lambda: frozenset(("cmis.transitions.v1", "cmis.rollups.v1")))
+    store: Database | None = None
+    needs_backplane: frozenset[str] = field(
+        default_factory=lambda: frozenset(("cmis.transitions.v1", "cmis.rollups.v1", "cmis.jobs.v1"))
+    )
     needs_store: frozenset[str] = field(default_factory=lambda: frozenset(("cmis.transitions.v1",)))

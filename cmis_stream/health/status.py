@@ -85,7 +85,7 @@ class Status:
 
     def problems(self) -> list[Trouble]:
         """What a person should look at, whether or not it keeps the process from its role."""
-        found = self.not_ready()
+        found = self.not_ready() + [Trouble(*given) for given in self._parts.troubles()]
         codes = {trouble.code for trouble in found}
         for trouble in (self._backplane_away(), self._lagging()):
             if trouble is not None and trouble.code not in codes:
@@ -149,6 +149,9 @@ class Status:
                 "queue_bytes": sum(client.outbox.lossless_bytes for client in parts.gateway.clients),
             },
             "packer": None if parts.waiting_events is None else {"waiting_events": parts.waiting_events()},
+            "history": None if parts.history is None else {
+                "lag_records": sum(self._view.history_lags().values()), "lost_records": parts.history_lost(),
+            },
             "dead_letters": None if parts.dead_letters is None else dict(parts.dead_letters()),
             "busiest_orgs": busiest_orgs(held),
             "slowest_clients": [] if parts.gateway is None else slowest_clients(parts.gateway.clients),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -46,8 +47,14 @@ class Day(NamedTuple):
     day: str
 
 
-def merge(root: Path, day: Day, *, quiet: bool = False) -> bool:
+class Stopped(Exception):
+    """Not all was merged; nothing is lost."""
+
+
+def merge(root: Path, day: Day, *, quiet: bool = False, stop: threading.Event | None = None) -> bool:
     """Merges the day's files if that is due. quiet: nothing more is expected, so whatever there is. Whether anything was done.
+
+    stop: looked at now and then; Stopped when it is set.
 
     FileNotFoundError, duckdb.Error: another process was merging the same, too; nothing is lost.
     """
@@ -57,7 +64,7 @@ def merge(root: Path, day: Day, *, quiet: bool = False) -> bool:
         if day.dataset == EVENTS:
             done |= _merge_events(root, day, parts, quiet)
         else:
-            done |= _merge_rollups(root, day, parts, quiet)
+            done |= _merge_rollups(root, day, parts, quiet, stop or threading.Event())
     return done
 
 
@@ -85,7 +92,7 @@ def _merge_events(root: Path, day: Day, parts: Sequence[Part], quiet: bool) -> b
     return done
 
 
-def _merge_rollups(root: Path, day: Day, parts: Sequence[Part], quiet: bool) -> bool:
+def _merge_rollups(root: Path, day: Day, parts: Sequence[Part], quiet: bool, stop: threading.Event) -> bool:
     told = [part for part in parts if part.kind == ROLLUPS]
     base, newer = base_of(told)
     derived = [part for part in parts if part.kind in figures.LEVELS]
@@ -99,7 +106,7 @@ def _merge_rollups(root: Path, day: Day, parts: Sequence[Part], quiet: bool) -> 
     folder, place = day_folder(root, ROLLUPS, day.org, day.day), Place(parts[0].epoch, day.partition)
     before = closed_until(root, day.org, day.partition, place.epoch) - figures.KEPT_FINE_MS
     with connected(folder.parent) as con:
-        files = _Files(con, [base.path] if base else [], [part.path for part in newer], before)
+        files = _Files(con, [base.path] if base else [], [part.path for part in newer], before, stop)
         # The base comes last: derived files count only with the base of their name.
         merged = write_durably(folder, part_name(place, 0, end, ROLLUPS), lambda rows: (
             write_durably(folder, part_name(place, 0, end, "quarters"), lambda quarters: (
@@ -114,8 +121,10 @@ def _merge_rollups(root: Path, day: Day, parts: Sequence[Part], quiet: bool) -> 
 class _Files:
     """A new base with what is derived from it, hour by hour: no pane is larger, and a large day does not fit into memory."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, base: list[str], newer: list[str], before: int) -> None:
-        self._con, self._base, self._newer, self._before = con, base, newer, before
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, base: list[str], newer: list[str], before: int, stop: threading.Event
+    ) -> None:
+        self._con, self._base, self._newer, self._before, self._stop = con, base, newer, before, stop
 
     def write(self, rows: IO[bytes], quarters: IO[bytes], hours: IO[bytes]) -> None:
         with ExitStack() as opened:
@@ -126,6 +135,8 @@ class _Files:
             base = writer(rows, figures.SCHEMA)
             coarse = {kind: writer(file, figures.ADDED_SCHEMA) for kind, file in (("quarters", quarters), ("hours", hours))}
             for hour in sorted(figures.hours_of(self._con, [*self._base, *self._newer])):
+                if self._stop.is_set():
+                    raise Stopped
                 figures.make_newest(self._con, self._base, self._newer, [hour])
                 self._con.execute(f"CREATE OR REPLACE TEMP TABLE folded AS {figures.FOLDED}", {"before": self._before})
                 self._con.execute("DROP TABLE newest; ALTER TABLE folded RENAME TO newest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -112,8 +113,10 @@ class History:
         if keep_days is not None and keep_days < FEWEST_DAYS:
             raise ConfigError(f"history_days: got {keep_days}, expected {FEWEST_DAYS} or more: so far back late events reach")
         self._log, self.root, self._partitions, self._clock, self._keep_days = reader, root, partitions, clock, keep_days
-        self._segment_s, self._segment_bytes, self._quiet_s = segment_s, segment_bytes, quiet_s
+        self.segment_s, self._segment_bytes, self._quiet_s = segment_s, segment_bytes, quiet_s
         self._held: set[int] = set()
+        self._stop = threading.Event()
+        """A merge under way is given up: as with a kill, nothing is lost."""
         self._lines: dict[tuple[str, int], Line] = {}
         self._touched: dict[Day, float] = {}
         """Days that have more than they need, and when they were written last (monotonic)."""
@@ -133,12 +136,21 @@ class History:
         """(topic, partition) -> the offset below which everything is in files."""
         return {(TOPICS[dataset], partition): line.reached.end for (dataset, partition), line in self._lines.items()}
 
+    @property
+    def lost(self) -> int:
+        """Offsets that the log dropped before they were read, of the partitions held."""
+        return sum(end - start for line in self._lines.values() for start, end in line.reached.lost)
+
     async def run(self) -> None:
-        """For ever. A log that is away or a full disk make it wait."""
-        async with asyncio.TaskGroup() as group:
-            for dataset in TOPICS:
-                group.create_task(self._follow(dataset))
-            group.create_task(self._tend())
+        """For ever. A log that is away or a full disk make it wait. Cancelled, it is over as soon as its threads are."""
+        self._stop.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for dataset in TOPICS:
+                    group.create_task(self._follow(dataset))
+                group.create_task(self._tend())
+        finally:
+            self._stop.set()
 
     # --- following ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +178,7 @@ class History:
                 if records:
                     await asyncio.to_thread(line.add, records)
                     more = more or line.position < ends[partition]
-            old = time.monotonic() - line.since_s >= self._segment_s
+            old = time.monotonic() - line.since_s >= self.segment_s
             if line.position > line.reached.end and (flush or old or line.segment.size >= self._segment_bytes):
                 wrote = await asyncio.to_thread(line.write)
                 self._touched |= dict.fromkeys(wrote.days, time.monotonic())
@@ -210,7 +222,7 @@ class History:
                 continue
             quiet = all_quiet or time.monotonic() - written_s >= self._quiet_s
             try:
-                await asyncio.to_thread(merging.merge, self.root, day, quiet=quiet)
+                await asyncio.to_thread(merging.merge, self.root, day, quiet=quiet, stop=self._stop)
             except (OSError, duckdb.Error) as error:  # another owner merges the same; or the disk is full
                 log.warning("%s of %s, %s is merged later: %s", day.dataset, day.org, day.day, error)
                 continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from cmis_stream.backplane.contract import Backplane, Forgotten
 from cmis_stream.core.errors import Rejected
+from cmis_stream.live.jobs import JOBS
 from cmis_stream.live.results import Result, read_result
 from cmis_stream.live.tail import LogTail
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
@@ -17,7 +18,7 @@ from cmis_stream.log.reader import LogAway
 
 log = logging.getLogger("cmis.deliver")
 
-REMEMBERED = {TRANSITIONS: (1_500, 4 << 20), ROLLUPS: (240, 2 << 20)}
+REMEMBERED = {TRANSITIONS: (1_500, 4 << 20), ROLLUPS: (240, 2 << 20), JOBS: (500, 1 << 20)}
 """Results topic -> records and bytes that are read of each partition when it begins: about a minute of rollups."""
 BEGIN_S = 2.0
 """How long an assignment waits for the backplane; when that is away the other agents go on, and results wait."""

@@ -8,18 +8,21 @@ from typing import Any, NamedTuple, overload
 from cmis_stream.backplane.contract import Item, Publication
 from cmis_stream.backplane.items import IncidentItem, MetricItem, Sums
 from cmis_stream.core.channels import Channel
+from cmis_stream.live import jobs
+from cmis_stream.live.jobs import JOBS
 from cmis_stream.log import rollup, transitions
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
 from cmis_stream.log.rollup import Told
 from cmis_stream.modules.alerts.incidents import PATH, VERSIONS, entity_of, sums_of
 
-TOPIC_OF = {"metrics": ROLLUPS, "incidents": TRANSITIONS}
+TOPIC_OF = {"metrics": ROLLUPS, "incidents": TRANSITIONS, "jobs": JOBS}
 """Topic of a channel -> the results topic that it comes from."""
 _ITEM_BYTES = 160  # of a metric item's JSON, about
 
 
 class Result(NamedTuple):
-    """source: the position that the record follows from. publications: of each org's channel. lines: its transitions."""
+    """source: the position that the record follows from, its own when it follows from none. publications: of each org's channel.
+    lines: its transitions."""
 
     source: tuple[str, int, int]
     publications: Mapping[str, Publication]
@@ -31,13 +34,25 @@ def read_result(topic: str, offset: int, value: bytes) -> Result:
     if topic == ROLLUPS:
         told = rollup.decode(value)
         return Result(told.source, metric_publications(offset, told), ())
+    if topic == JOBS:
+        change = jobs.decode(value)
+        publication = Publication(offset, [item.item() for item in change.jobs])
+        # Whoever asks whether a source was passed asks within one partition, so it need not be known which.
+        return Result((JOBS, 0, offset), {Channel(change.org, "jobs").whole: publication}, ())
     source, lines = transitions.decode(value)
     return Result(source, incident_publications(offset, lines), lines)
+
+
+def has_channels(org: str) -> bool:
+    """Whether channels can name this org. A foreign event may name any; to what is about this one nobody can subscribe."""
+    return org != "" and ":" not in org
 
 
 def metric_publications(offset: int, told: Told) -> dict[str, Publication]:
     found = {}
     for place, org in enumerate(told.orgs):
+        if not has_channels(org):
+            continue
         items = MetricItems(told, told.bounds[place], told.bounds[place + 1])
         found[Channel(org, "metrics").whole] = Publication(offset, items, size=_ITEM_BYTES * len(items))
     return found
@@ -79,6 +94,8 @@ class MetricItems(Sequence[Item]):
 def incident_publications(offset: int, lines: Sequence[dict[str, Any]]) -> dict[str, Publication]:
     items: dict[str, list[Item]] = {}
     for line in lines:
+        if not has_channels(line["org"]):
+            continue
         items.setdefault(Channel(line["org"], "incidents").whole, []).append(incident_item(line).item())
     return {channel: Publication(offset, own) for channel, own in items.items()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from cmis_stream.backplane.contract import Item, encoded
 from cmis_stream.backplane.items import IncidentItem, MetricItem
@@ -17,7 +16,8 @@ from cmis_stream.live.results import six
 from cmis_stream.log.owner import Owner
 from cmis_stream.modules.alerts.incidents import FIRING, KIND, PATH
 from cmis_stream.query.panes import FrozenPanes, TooManyRows, freeze, grouped, horizon
-from cmis_stream.store.facts import FactStore, Place
+from cmis_stream.store.fact_kinds import Fact
+from cmis_stream.store.facts import Facts, Place
 
 MOST_INCIDENTS = 500
 CLOSED_PANES = 6
@@ -42,16 +42,14 @@ class SnapshotsByTopic:
 class LiveSnapshots(SnapshotsByTopic):
     """Of a process that has everything. owner_of: the owner of an org's partition, None when it is not in this process."""
 
-    def __init__(
-        self, owner_of: Callable[[str], Owner | None], facts: FactStore, place: Callable[[str], Place], epoch: str
-    ) -> None:
+    def __init__(self, owner_of: Callable[[str], Owner | None], facts: Facts, place: Callable[[str], Place], epoch: str) -> None:
         super().__init__({"incidents": IncidentSnapshots(facts, place, epoch), "metrics": MetricSnapshots(owner_of)})
 
 
 class IncidentSnapshots:
     """What fires by the store. place: of a channel; epoch: of the log that its offsets count in."""
 
-    def __init__(self, facts: FactStore, place: Callable[[str], Place], epoch: str) -> None:
+    def __init__(self, facts: Facts, place: Callable[[str], Place], epoch: str) -> None:
         self._facts, self._place, self._epoch = facts, place, epoch
 
     async def snapshot(self, channel: Channel) -> Snapshot:
@@ -60,7 +58,8 @@ class IncidentSnapshots:
     def _incidents(self, channel: Channel) -> Snapshot:
         # The position first: what is written meanwhile is in the list, and comes again.
         position = self._facts.positions(READER, self._epoch).get(self._place(channel.whole), -1)
-        firing = self._facts.in_state(channel.org, KIND, FIRING, MOST_INCIDENTS)
+        wanted = [("filter[state]", FIRING), ("sort", "-id"), ("limit", str(MOST_INCIDENTS))]
+        firing = self._facts.list(channel.org, KIND, wanted).items
         return Snapshot(encoded(_item(incident).item().json for incident in firing), position)
 
 
@@ -80,9 +79,11 @@ class MetricSnapshots:
         return Snapshot(await asyncio.to_thread(_metrics, frozen, head))
 
 
-def _item(incident: Mapping[str, Any]) -> IncidentItem:
-    same = ("id", "key", "entity", "rule", "severity", "level", *PATH, "state", "value", "window", "events", "version")
-    return IncidentItem(**{name: incident[name] for name in same}, at=incident["started_at"], sums=six(incident["sums"]))
+def _item(incident: Fact) -> IncidentItem:
+    body = incident.body
+    same = ("key", "entity", "rule", "severity", "level", *PATH, "state", "value", "window", "events")
+    told = {name: body[name] for name in same}
+    return IncidentItem(id=incident.id, version=incident.version, at=body["started_at"], sums=six(body["sums"]), **told)
 
 
 def _metrics(panes: FrozenPanes | None, head: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Records of cmis.changes.v1: what people have decided, as the agents learn of it. Now only the rule set of an org."""
+"""Records of cmis.changes.v1: what people have decided, as agents learn of it. One holds an org's whole set of a kind."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ import orjson
 
 from cmis_stream.core.errors import Rejected
 
-RULES = "alert_rules"
+RULES = "alert_rule"
 
 
-class Change(msgspec.Struct):
-    """A rule set."""
+class Catalog(msgspec.Struct):
+    """kind: of documents. version: grows with each set of an org and kind. items: what the kind's `catalog` makes of them."""
 
+    kind: Annotated[str, msgspec.Meta(min_length=1)]
     org: Annotated[str, msgspec.Meta(min_length=1)]
     version: int
-    evaluate: Annotated[str, msgspec.Meta(pattern="^(live|pane)$")]
-    rules: list[Any]
+    items: list[Any]
+
+    @property
+    def key(self) -> bytes:
+        """Of the record: the newest of each key stays in the log."""
+        return f"{self.org}/{self.kind}".encode()
 
 
-def read_change(value: bytes | None) -> Change | None:
-    """The rule set in a record of cmis.changes.v1; None for other kinds. Rejected when it is none of ours."""
+def read_catalog(value: bytes | None, kind: str) -> Catalog | None:
+    """The set in a record of cmis.changes.v1; None when it is of another kind. Rejected when it is none of ours."""
     if value is None:
         return None
     try:
         raw = orjson.loads(value)
         if not isinstance(raw, dict):
             raise ValueError("no object")
-        return msgspec.convert(raw, Change) if raw.get("kind") == RULES else None
+        return msgspec.convert(raw, Catalog) if raw.get("kind") == kind else None
     except (ValueError, RecursionError) as error:
-        raise Rejected("malformed", "", value[:40], f"a change ({type(error).__name__}: {error})") from None
+        raise Rejected("malformed", "", value[:40], f"a catalog ({type(error).__name__}: {error})") from None
 
 
-def write_change(change: Change) -> bytes:
-    return orjson.dumps({"kind": RULES, **msgspec.structs.asdict(change)})
+def write_catalog(catalog: Catalog) -> bytes:
+    return orjson.dumps(msgspec.structs.asdict(catalog))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -12,6 +14,7 @@ import yaml
 
 from cmis_stream.core.errors import ConfigError, shown
 
+GROUP = "cmis_stream.topics"
 DEFAULT_PARTITIONS = 8
 MAX_PARTITIONS = 1024
 
@@ -63,11 +66,26 @@ def default_topics_path() -> Path:
 
 
 def load_topics(path: Path | None = None) -> dict[str, TopicSpec]:
-    """Read the declared topics, by name.
+    """Read the declared topics, by name: those of the file, and without one ours and those that other packages bring (a
+    `topics.yaml` in the package that an entry point of the group `cmis_stream.topics` names).
 
     Raises ``ConfigError`` that names the file, the topic, the field, what came and what was expected.
     """
-    path = path or default_topics_path()
+    if path is not None:
+        return _read(path)
+    ours = default_topics_path()
+    topics = _read(ours)
+    for point in entry_points(group=GROUP):
+        theirs = Path(str(files(point.value))) / "topics.yaml"
+        more = _read(theirs)
+        if twice := topics.keys() & more.keys():
+            raise ConfigError(f"{theirs}: topic {min(twice)}: another file declares it, too")
+        topics |= more
+        _require_equal_partitions(theirs, topics)
+    return topics
+
+
+def _read(path: Path) -> dict[str, TopicSpec]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

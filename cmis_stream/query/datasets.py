@@ -1,10 +1,9 @@
-"""Datasets that can be asked: now only `panes`, of the engines in this process (`peer/` asks those of another)."""
+"""Datasets that can be asked, by name, and `panes`: of the engines in this process (`peer/` asks those of another)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -12,16 +11,20 @@ import msgspec
 import numpy as np
 
 from cmis_stream.core.batch import MICROS
-from cmis_stream.core.errors import CmisError, Rejected, shown
+from cmis_stream.core.errors import CmisError, ConfigError, Rejected, shown
 from cmis_stream.core.metrics import CUSTOM_PREFIX, FIELDS, evaluate
 from cmis_stream.core.time import PANE_SIZES_MS
 from cmis_stream.core.windows import PANE_MS
 from cmis_stream.log.owner import Owner
 from cmis_stream.query import times
-from cmis_stream.query.model import MEASURES, MONEY, Fault, Faulty, PanesQuery, fault_of, parsed
+from cmis_stream.query.answers import Column, listed, too_many_rows
+from cmis_stream.query.description import DESCRIBED, SCHEMAS, Description
+from cmis_stream.query.model import MEASURES, MONEY, MOST_ROWS, Fault, Faulty, PanesQuery, fault_of, parsed
 from cmis_stream.query.panes import STEPS, FrozenPanes, Horizon, Rows, TooManyRows, freeze, grouped, horizon
+from cmis_stream.store.decisions import Actor
 
-MOST_ROWS = 10_000
+NOBODY = Actor("")
+"""Owns nothing."""
 AT_ONCE = 2
 """Answers in the making; they take turns with the agents for the processor."""
 MOST_WAITING = 64
@@ -37,28 +40,90 @@ class Crowded(NotHere):
     """The partition is here, but too many queries wait already."""
 
 
+class Turns:
+    """`async with turns:` around what makes an answer; Crowded when too many wait."""
+
+    def __init__(self) -> None:
+        self._turns, self._asked = asyncio.Semaphore(AT_ONCE), 0
+
+    async def __aenter__(self) -> None:
+        if self._asked >= AT_ONCE + MOST_WAITING:
+            raise Crowded("too many queries wait for their turn")
+        self._asked += 1
+        try:
+            await self._turns.acquire()
+        except BaseException:  # who gives up waiting does not wait any more; it is raised again
+            self._asked -= 1
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.release()
+        self._asked -= 1
+
+
 class Dataset(Protocol):
+    """What all who may read in the org see alike."""
+
     async def answer(self, org: str, raw: Any) -> bytes:
         """The answer to a query (decoded JSON) as JSON; Faulty, NotHere, Crowded."""
         ...
 
 
-class Queries:
-    def __init__(self, datasets: Mapping[str, Dataset]) -> None:
-        self._datasets = datasets
+class Owned(Protocol):
+    """A dataset of which some see more than others. scope: what a caller needs."""
 
-    async def answer(self, org: str, raw: Any) -> bytes:
+    @property
+    def scope(self) -> str: ...
+
+    @property
+    def description(self) -> Description: ...
+
+    @property
+    def schema(self) -> dict[str, Any]: ...
+
+    async def answer(self, org: str, raw: Any, actor: Actor) -> bytes:
+        """As of `Dataset`; what is private to others is not in it."""
+        ...
+
+
+class Queries:
+    """The datasets of a process. figures: by name, which DESCRIBED has."""
+
+    def __init__(self, figures: Mapping[str, Dataset], stored: Mapping[str, Owned] | None = None) -> None:
+        self._figures, self._stored = figures, stored or {}
+        if twice := figures.keys() & self._stored.keys():
+            raise ConfigError(f"{', '.join(sorted(twice))}: the name of a dataset of figures, a kind's plural cannot be that")
+
+    async def answer(self, org: str, raw: Any, actor: Actor = NOBODY) -> bytes:
         """The JSON of {columns, rows, …}. raw: decoded JSON. org: its id; nothing of another one is in the answer."""
+        name = self._name(raw)
+        if name in self._figures:
+            return await self._figures[name].answer(org, raw)
+        return await self._stored[name].answer(org, raw, actor)
+
+    def scope(self, raw: Any) -> str:
+        """What who asks this needs."""
+        name = self._name(raw)
+        return "read" if name in self._figures else self._stored[name].scope
+
+    def described(self, scopes: Collection[str]) -> list[Description]:
+        """The datasets that a caller with these scopes can ask."""
+        readable = [one.description for one in self._stored.values() if one.scope in scopes]
+        return [*(DESCRIBED[name] for name in self._figures if "read" in scopes), *readable]
+
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """JSON schemas of the bodies, each with `examples`."""
+        return [*(SCHEMAS[name] for name in self._figures), *(one.schema for one in self._stored.values())]
+
+    def _name(self, raw: Any) -> str:
         if not isinstance(raw, dict):
             raise Faulty([Fault("", "wrong_type", shown(raw), "a JSON object")])
         name = raw.get("dataset")
-        dataset = self._datasets.get(name) if isinstance(name, str) else None
-        if dataset is None:
-            code = "invalid" if "dataset" in raw else "missing"
-            raise Faulty(
-                [Fault("/dataset", code, shown(name) if "dataset" in raw else "nothing", f"one of {', '.join(self._datasets)}")]
-            )
-        return await dataset.answer(org, raw)
+        if isinstance(name, str) and (name in self._figures or name in self._stored):
+            return name
+        code, got = ("invalid", shown(name)) if "dataset" in raw else ("missing", "nothing")
+        raise Faulty([Fault("/dataset", code, got, f"one of {', '.join([*self._figures, *self._stored])}")])
 
 
 class Panes:
@@ -66,11 +131,11 @@ class Panes:
 
     def __init__(self, owner_of: Callable[[str], Owner | None], clock: Callable[[], int]) -> None:
         self._owner_of, self._clock = owner_of, clock
-        self._turns, self._asked = asyncio.Semaphore(AT_ONCE), 0
+        self._turns = Turns()
 
     async def answer(self, org: str, raw: Any) -> bytes:
-        query = parsed(raw)
-        async with self._turn():
+        query = parsed(PanesQuery, raw)
+        async with self._turns:
             owner = self._owner_of(org)
             if owner is None:
                 raise NotHere("the org's figures are not here yet: its partition is being recovered")
@@ -81,19 +146,7 @@ class Panes:
             try:
                 return await asyncio.to_thread(_answered, query, plan, reach, frozen, position)
             except TooManyRows:
-                fault = Fault("", "too_long", f"more than {MOST_ROWS:,} rows", "fewer dimensions, a shorter time or more filters")
-                raise Faulty([fault], "too_many_rows") from None
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        if self._asked >= AT_ONCE + MOST_WAITING:
-            raise Crowded("too many queries wait for their turn")
-        self._asked += 1
-        try:
-            async with self._turns:
-                yield
-        finally:
-            self._asked -= 1
+                raise too_many_rows() from None
 
 
 class _Plan:
@@ -141,10 +194,12 @@ def _answered(query: PanesQuery, plan: _Plan, reach: Horizon, frozen: FrozenPane
     filters: dict[str, frozenset[str]] = {part: condition.values for part, condition in query.filters.items()}
     rows = None if frozen is None else grouped(frozen, step, path, filters, custom, MOST_ROWS)
     watermark = reach.watermark_ms
+    columns = [*map(dimension, plan.dimensions), *map(measure, query.measures)]
+    found = [] if rows is None else raw_rows(rows, plan.dimensions, query.measures)
     return msgspec.json.encode(
         {
-            "columns": [*map(_dimension, plan.dimensions), *map(_measure, query.measures)],
-            "rows": [] if rows is None else _listed(rows, plan, path, query.measures),
+            "columns": [column.as_json() for column in columns],
+            "rows": listed(found, columns, plan.zone, query.sort, query.limit),
             "watermark": None if watermark is None else times.shown(watermark, plan.zone),
             "provisional": plan.end_ms // PANE_MS > reach.head + 1,
             "position": position,
@@ -155,28 +210,29 @@ def _answered(query: PanesQuery, plan: _Plan, reach: Horizon, frozen: FrozenPane
     )
 
 
-def _dimension(name: str) -> dict[str, Any]:
-    return {"name": name, "type": "time" if name == "time" else "string", "unit": None}
+def dimension(name: str) -> Column:
+    return Column(name, "time" if name == "time" else "string")
 
 
-def _measure(name: str) -> dict[str, Any]:
+def measure(name: str) -> Column:
     unit = MEASURES.get(name)
-    return {"name": name, "type": "integer" if unit in ("count", "micros") else "number", "unit": unit}
+    return Column(name, "integer" if unit in ("count", "micros") else "number", unit)
 
 
-def _listed(rows: Rows, plan: _Plan, path: Sequence[str], measures: Sequence[str]) -> list[tuple[Any, ...]]:
-    moments = {start: times.shown(start * PANE_MS, plan.zone) for start in np.unique(rows.start).tolist()}
-    by_name: dict[str, Sequence[Any]] = {"time": [moments[start] for start in rows.start.tolist()]}
+def raw_rows(rows: Rows, dimensions: Sequence[str], measures: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    """Times in epoch ms."""
+    path = [name for name in dimensions if name != "time"]
+    by_name: dict[str, Sequence[Any]] = {"time": (rows.start * PANE_MS).tolist()}
     for place, name in enumerate(path):
         by_name[name] = [values[place] for values in rows.values]
-    return list(zip(*(by_name[name] for name in plan.dimensions), *(_values(rows, name) for name in measures), strict=True))
+    return zip(*(by_name[name] for name in dimensions), *(_values(rows, name) for name in measures), strict=True)
 
 
-def _values(rows: Rows, measure: str) -> list[Any]:
-    if measure.startswith(CUSTOM_PREFIX):
-        return [micros / MICROS for micros in rows.custom[measure.removeprefix(CUSTOM_PREFIX)].tolist()]
-    field = measure.removesuffix("_micros")
+def _values(rows: Rows, name: str) -> list[Any]:
+    if name.startswith(CUSTOM_PREFIX):
+        return [micros / MICROS for micros in rows.custom[name.removeprefix(CUSTOM_PREFIX)].tolist()]
+    field = name.removesuffix("_micros")
     if field in FIELDS:
         return list(rows.sums[FIELDS.index(field)].tolist())
-    values = evaluate(measure, rows.sums)
+    values = evaluate(name, rows.sums)
     return [value if finite else None for value, finite in zip(values.tolist(), np.isfinite(values).tolist(), strict=True)]

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cmis_stream.core.batch import Int64
 from cmis_stream.core.errors import Rejected, shown
@@ -27,10 +26,10 @@ from cmis_stream.history.layout import ROLLUPS, Snapshot, day_of, org_folder, re
 from cmis_stream.history.merging import base_of, closed_until, connected, has_derived
 from cmis_stream.log.topics import partition_for
 from cmis_stream.query import times
+from cmis_stream.query.answers import listed
 from cmis_stream.query.calendar import CALENDAR, FIXED, Step, borders
-from cmis_stream.query.datasets import AT_ONCE, MOST_ROWS, MOST_WAITING, Crowded, _dimension, _listed, _measure
-from cmis_stream.query.model import MONEY, Fault, Faulty, Filter, Text, _distinct, _fault, fault_of
-from cmis_stream.query.model import _measure as _known_measure
+from cmis_stream.query.datasets import Turns, dimension, measure, raw_rows
+from cmis_stream.query.model import MONEY, MOST_ROWS, Fault, Faulty, HistoryQuery, fault_of, parsed
 from cmis_stream.query.panes import Rows
 
 SOURCE_TOPIC = "cmis.metrics.v1"
@@ -42,49 +41,6 @@ HOURS_AT_ONCE = 4
 """For which rows as told are in memory."""
 _TRIES = 20
 """Files that were listed may be merged before they are opened."""
-
-Dimension = Literal["time", "currency", "platform", "account", "campaign"]
-PathPart = Literal["currency", "platform", "account", "campaign"]
-
-
-class HistoryQuery(BaseModel):
-    """Sums and ratios of campaigns, platforms and orgs, as far back as history is kept; some half a minute behind `panes`."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "dataset": "history",
-                    "measures": ["spend_micros", "clicks", "ctr"],
-                    "dimensions": ["time", "platform"],
-                    "from": "-90d",
-                    "to": "now",
-                    "step": "1d",
-                    "timezone": "Europe/Berlin",
-                }
-            ]
-        },
-    )
-
-    dataset: Literal["history"]
-    measures: Annotated[
-        list[Annotated[Text, AfterValidator(_known_measure)]], Field(min_length=1, max_length=32), AfterValidator(_distinct)
-    ]
-    dimensions: Annotated[list[Dimension], Field(max_length=5), AfterValidator(_distinct)] = []
-    filters: dict[PathPart, Filter] = {}
-    from_: Annotated[
-        str, Field(alias="from", max_length=64, description="RFC 3339 with its offset, or -15m (s, m, h, d) before now.")
-    ]
-    to: Annotated[str, Field(max_length=64)] = "now"
-    step: Annotated[
-        Step | None,
-        Field(description="1m, 15m, 1h begin at multiples in UTC; 1d, 1w (Monday), 1mo by the calendar of the time zone."),
-    ] = None
-    timezone: Annotated[str, Field(max_length=64, description="IANA name; of calendar steps and of the times in the answer.")] = (
-        "UTC"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +59,13 @@ class HistoryFigures:
     ) -> None:  # fmt: skip
         self._root, self._partitions, self._epoch, self._clock = root, partitions, epoch, clock
         self._keep_days, self._limits = keep_days, limits or Limits()
-        self._turns, self._asked = asyncio.Semaphore(AT_ONCE), 0
+        self._turns = Turns()
 
     async def answer(self, org: str, raw: Any) -> bytes:
-        try:
-            query = HistoryQuery.model_validate(raw)
-        except ValidationError as error:
-            raise Faulty([_fault(raw, detail) for detail in error.errors(include_url=False)]) from None
+        query = parsed(HistoryQuery, raw)
         plan = Plan(query, self._clock(), self._keep_days)
-        if self._asked >= AT_ONCE + MOST_WAITING:
-            raise Crowded("too many queries wait for their turn")
-        self._asked += 1
-        try:
-            async with self._turns:
-                return await asyncio.to_thread(self._answered, org, query, plan)
-        finally:
-            self._asked -= 1
+        async with self._turns:
+            return await asyncio.to_thread(self._answered, org, query, plan)
 
     def _answered(self, org: str, query: HistoryQuery, plan: Plan) -> bytes:
         """In a thread."""
@@ -131,10 +78,12 @@ class HistoryFigures:
                 if tries == _TRIES:
                     raise
         reached = found.reached.get(self._epoch)
+        columns = [*map(dimension, plan.dimensions), *map(measure, query.measures)]
+        found_rows = raw_rows(rows, plan.dimensions, query.measures)
         return msgspec.json.encode(
             {
-                "columns": [*map(_dimension, plan.dimensions), *map(_measure, query.measures)],
-                "rows": _listed(rows, plan, [name for name in plan.dimensions if name != "time"], query.measures),  # type: ignore[arg-type]
+                "columns": [column.as_json() for column in columns],
+                "rows": listed(found_rows, columns, plan.zone, query.sort, query.limit),
                 "watermark": times.shown(closed_ms, plan.zone) if closed_ms else None,
                 "provisional": plan.end_ms > closed_ms,
                 "position": {"topic": SOURCE_TOPIC, "partition": partition, "offset": reached.source if reached else -1},

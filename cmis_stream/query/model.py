@@ -1,10 +1,10 @@
-"""What can be asked: one model per dataset, and what is wrong with a body as `Fault`s with JSON pointers."""
+"""What can be asked of figures, what all questions have alike, and what is wrong with a body as `Fault`s with JSON pointers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 
 from cmis_stream.core.errors import CmisError, Rejected, shown
 from cmis_stream.core.metrics import CUSTOM_PREFIX
+from cmis_stream.query.calendar import Step as LongStep
 
 MEASURES = {
     "events": "count", "impressions": "count", "clicks": "count",
@@ -33,6 +34,17 @@ Dimension = Literal["time", "currency", "platform", "account", "campaign", "ad_s
 Part = Literal["currency", "platform", "account", "campaign", "ad_set", "ad"]
 Step = Literal["10s", "1m", "15m", "1h"]
 Text = Annotated[str, Field(max_length=500)]
+MOST_ROWS = 10_000
+Moment = Annotated[str, Field(max_length=64, description="RFC 3339 with its offset, now, or -15m (s, m, h, d) before now.")]
+ZoneName = Annotated[str, Field(max_length=64, description="IANA name; of calendar steps and of the times in the answer.")]
+Sort = Annotated[
+    str | None,
+    Field(max_length=2000, description="Columns of the answer with , between them, - before one for the other way round."),
+]
+Limit = Annotated[
+    int | None,
+    Field(ge=1, le=MOST_ROWS, description="So many of the first rows; more than there may be in all is still too many."),
+]
 
 
 class Fault(NamedTuple):
@@ -53,13 +65,13 @@ class Faulty(CmisError):
         self.faults, self.code = faults, code
 
 
-def _measure(name: str) -> str:
+def known_measure(name: str) -> str:
     if name not in MEASURES and not _CUSTOM.fullmatch(name):
         raise ValueError(f"one of {', '.join(MEASURES)}, or custom.NAME")
     return name
 
 
-def _distinct(names: list[Any]) -> list[Any]:
+def distinct(names: list[Any]) -> list[Any]:
     if len(set(names)) < len(names):
         raise ValueError("each name once")
     return names
@@ -117,42 +129,96 @@ class PanesQuery(BaseModel):
 
     dataset: Literal["panes"]
     measures: Annotated[
-        list[Annotated[str, AfterValidator(_measure)]],
+        list[Annotated[str, AfterValidator(known_measure)]],
         Field(min_length=1, max_length=32, description=f"{', '.join(MEASURES)}, or {CUSTOM_PREFIX}NAME"),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ]
     dimensions: Annotated[
         list[Dimension],
         Field(max_length=7, description="The currency is added where money or a custom metric is asked for."),
-        AfterValidator(_distinct),
+        AfterValidator(distinct),
     ] = []
     filters: Annotated[
         dict[Part, Filter],
         Field(description="Part of the path -> the values that count, or {eq: value} or {in: values}."),
     ] = {}
-    from_: Annotated[
-        str, Field(alias="from", max_length=64, description="RFC 3339 with its offset, or -15m (s, m, h, d) before now.")
-    ]
-    to: Annotated[str, Field(max_length=64)] = "now"
+    from_: Annotated[Moment, Field(alias="from")]
+    to: Moment = "now"
     step: Annotated[
         Step | None, Field(description="Without one: the finest that reaches back to `from`. Steps begin at multiples in UTC.")
     ] = None
-    timezone: Annotated[str, Field(max_length=64, description="IANA name; of the times in the answer.")] = "UTC"
+    timezone: ZoneName = "UTC"
+    sort: Sort = None
+    limit: Limit = None
 
 
-def parsed(raw: Any) -> PanesQuery:
+_HistoryDimension = Literal["time", "currency", "platform", "account", "campaign"]
+_HistoryPart = Literal["currency", "platform", "account", "campaign"]
+
+
+class HistoryQuery(BaseModel):
+    """Sums and ratios of campaigns, platforms and orgs, as far back as history is kept; some half a minute behind `panes`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "history",
+                    "measures": ["spend_micros", "clicks", "ctr"],
+                    "dimensions": ["time", "platform"],
+                    "from": "-90d",
+                    "to": "now",
+                    "step": "1d",
+                    "timezone": "Europe/Berlin",
+                }
+            ]
+        },
+    )
+
+    dataset: Literal["history"]
+    measures: Annotated[
+        list[Annotated[Text, AfterValidator(known_measure)]], Field(min_length=1, max_length=32), AfterValidator(distinct)
+    ]
+    dimensions: Annotated[list[_HistoryDimension], Field(max_length=5), AfterValidator(distinct)] = []
+    filters: dict[_HistoryPart, Filter] = {}
+    from_: Annotated[Moment, Field(alias="from")]
+    to: Moment = "now"
+    step: Annotated[
+        LongStep | None,
+        Field(description="1m, 15m, 1h begin at multiples in UTC; 1d, 1w (Monday), 1mo by the calendar of the time zone."),
+    ] = None
+    timezone: ZoneName = "UTC"
+    sort: Sort = None
+    limit: Limit = None
+
+
+_Q = TypeVar("_Q", bound=BaseModel)
+
+
+def parsed(model: type[_Q], raw: Any) -> _Q:
     """Faulty names everything that is wrong with the body."""
     try:
-        return PanesQuery.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise Faulty([_fault(raw, detail) for detail in error.errors(include_url=False)]) from None
+        raise Faulty([_fault(raw, detail, model) for detail in error.errors(include_url=False)]) from None
+
+
+def pointer(*parts: object) -> str:
+    """JSON pointer (RFC 6901).
+
+    >>> pointer("filters", "a/b", 0)
+    '/filters/a~1b/0'
+    """
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def fault_of(error: Rejected) -> Fault:
     return Fault(f"/{error.field}" if error.field else "", error.code, shown(error.got), error.expected)
 
 
-def _fault(raw: Any, detail: Any) -> Fault:
+def _fault(raw: Any, detail: Any, model: type[BaseModel]) -> Fault:
     """What pydantic says of one place. Not all of its `loc` are steps into the body."""
     kind, parts, value = detail["type"], [], raw
     for part in detail["loc"]:
@@ -162,16 +228,16 @@ def _fault(raw: Any, detail: Any) -> Fault:
             value = value[part]
         else:
             continue
-        parts.append(str(part).replace("~", "~0").replace("/", "~1"))
-    pointer = "".join("/" + part for part in parts)
+        parts.append(part)
+    at = pointer(*parts)
     if kind == "missing":
-        return Fault(pointer, "missing", "nothing", "a value")
+        return Fault(at, "missing", "nothing", "a value")
     context = detail.get("ctx", {})
     expected = str(context.get("error") or context.get("expected") or detail["msg"].removeprefix("Input should be "))
     if kind == "extra_forbidden":
-        known = Condition if len(parts) > 1 else PanesQuery
+        known: type[BaseModel] = Condition if len(parts) > 1 else model
         expected = f"only {', '.join(field.alias or name for name, field in known.model_fields.items())}"
     if kind in ("dict_type", "model_type"):
         expected = "a JSON object"
     code = "too_long" if "too_long" in kind else "wrong_type" if kind.endswith("_type") else "invalid"
-    return Fault(pointer, code, shown(detail["input"]), expected)
+    return Fault(at, code, shown(detail["input"]), expected)

@@ -33,6 +33,9 @@ class NotValid(Rejected):
         super().__init__(first.code, first.field, first.got, first.expected)
         self.errors = errors
 
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "errors": [one.as_dict() for one in self.errors]}
+
 
 def written(body: Mapping[str, Any]) -> str:
     """Canonical JSON: sorted keys, no spaces."""
@@ -56,6 +59,8 @@ def checked(kind: Kind, given: Mapping[str, Any], before: Body | None, owner: st
             raise Rejected("invalid", "/visibility", common["visibility"], f"one of {', '.join(_VISIBILITIES)}")
     made = validated(kind.model, body) | common
     plain(made, "")
+    if kind.check is not None:
+        kind.check(made)
     if len(text := written(made)) > BODY_BYTES:
         raise Rejected("too_long", "", f"{len(text)} characters", f"a document of at most {BODY_BYTES} bytes")
     return made
@@ -66,7 +71,7 @@ def validated(model: type[BaseModel], given: Mapping[str, Any]) -> Body:
     try:
         return model.model_validate_json(orjson.dumps(given)).model_dump(mode="json")
     except ValidationError as error:
-        raise NotValid([_rejected(one) for one in error.errors(include_url=False, include_context=False)]) from None
+        raise NotValid([_rejected(one, given) for one in error.errors(include_url=False, include_context=False)]) from None
 
 
 def tags_column(body: Body) -> str:
@@ -131,11 +136,16 @@ def _metadata(value: Any) -> Body:
     return dict(orjson.loads(text))
 
 
-def _rejected(error: Any) -> Rejected:
-    at = ""
-    for part in error["loc"]:
+def _rejected(error: Any, given: Any) -> Rejected:
+    at, value, of, got, said = "", given, error["type"], error["input"], error["msg"].removeprefix("Value error, ")
+    for part in error["loc"]:  # not all of them are steps into the body: some say which way of a union was taken
+        if isinstance(value, Mapping) and (part in value or (of == "missing" and part == error["loc"][-1])):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            continue
         at = pointer(at, part)
-    of, got, said = error["type"], error["input"], error["msg"]
     if of == "missing":
         return Rejected("missing", at, None, "a value")
     if of == "extra_forbidden":

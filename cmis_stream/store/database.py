@@ -10,9 +10,11 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,8 +43,15 @@ from .migrations import HEAD, revision, upgrade
 
 LOCK_S: Final = 5
 """How long a writer waits for another one of its org."""
+IDLE_S: Final = 30
+"""PostgreSQL ends a transaction that says nothing for so long: whoever froze in it holds its org's lock."""
 CHANNEL: Final = "cmis_changes"
 _RELAY_LOCK: Final = 0x636D6973  # "cmis"
+_POSTGRESQL_TROUBLE = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 _SQLITE_TROUBLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 _log = logging.getLogger(__name__)
 
@@ -54,6 +63,10 @@ class Unavailable(CmisError):
 
 class Busy(Unavailable):
     """Another writer of the org, or all connections, took longer than LOCK_S."""
+
+
+class TooSlow(CmisError):
+    """A statement took longer than it was allowed to."""
 
 
 class Turns:
@@ -94,6 +107,10 @@ class Transaction:
         self.connection = connection
         self._org = org
         self._postgres = connection.dialect.name == "postgresql"
+        self.after_commit: list[Callable[[], None]] = []
+        """Called, in this order, once it is committed."""
+        self.left_work = False
+        """It has put effects or jobs there that somebody has to carry out."""
 
     @property
     def org(self) -> str:
@@ -104,6 +121,14 @@ class Transaction:
     def own(self, table: Table) -> ColumnElement[bool]:
         """The condition that stands in every statement: rows of this org. (On PostgreSQL its policies say so, too.)"""
         return table.c.org_id == self.org
+
+    def enter(self, org: str) -> None:
+        """From here on the transaction is in this org: for those who write in several."""
+        if not org:
+            raise ValueError("an org has a name")
+        if self._postgres:
+            self.connection.execute(_IN_ORG, {"org": org})
+        self._org = org
 
     def rows(self, statement: Executable) -> Sequence[Any]:
         return self.connection.execute(statement).all()
@@ -122,6 +147,16 @@ class Transaction:
         ((seq, digest),) = self.connection.execute(kept).all()
         return seq, digest
 
+    def lock_org(self, table: Table) -> None:
+        """As `lock_head`, for those who write no changes. SQLite has one writer at a time anyway."""
+        if self._postgres:
+            self.lock_head(table)
+
+    def put(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of the same columns, of this org; they take the place of those with the same key."""
+        if rows:
+            self.connection.execute(_putting(self._insert, table, tuple(rows[0])), rows)
+
     def insert_new(self, table: Table, values: Mapping[str, Any]) -> bool:
         """False when there is a row with the same key."""
         made = self._insert(table).on_conflict_do_nothing().returning(*table.primary_key)
@@ -134,6 +169,21 @@ class Transaction:
         self.connection.execute(
             made.on_conflict_do_update(index_elements=list(key), set_={name: made.excluded[name]}, where=higher)
         )
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """What reads in the block may take so long: TooSlow from a statement that takes longer. The transaction ends with it."""
+        if self._postgres:
+            self.connection.execute(_LIMIT, {"limit": f"{max(1, round(seconds * 1000))}ms"})
+            yield
+            return
+        over_s = time.monotonic() + seconds
+        driver: Any = self.connection.connection.driver_connection
+        driver.set_progress_handler(lambda: time.monotonic() > over_s, _STEPS_BETWEEN_LOOKS)
+        try:
+            yield
+        finally:
+            driver.set_progress_handler(None, 0)
 
     def contains(self, column: Column[Any], part: str) -> ColumnElement[bool]:
         """Letters from A to Z are the same in both cases."""
@@ -148,8 +198,18 @@ class Transaction:
         if self._postgres:
             self.connection.execute(text(f"notify {CHANNEL}"))
 
-    def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        return postgresql.insert(table) if self._postgres else sqlite.insert(table)
+    @property
+    def _insert(self) -> Callable[[Table], postgresql.Insert | sqlite.Insert]:
+        return postgresql.insert if self._postgres else sqlite.insert
+
+
+@lru_cache(maxsize=64)
+def _putting(
+    insert: Callable[[Table], postgresql.Insert | sqlite.Insert], table: Table, names: tuple[str, ...]
+) -> postgresql.Insert | sqlite.Insert:
+    """Kept, since making it takes longer than carrying it out."""
+    made, key = insert(table), [column.name for column in table.primary_key]
+    return made.on_conflict_do_update(index_elements=key, set_={name: made.excluded[name] for name in names if name not in key})
 
 
 class Database:
@@ -159,10 +219,14 @@ class Database:
     def __init__(self, url: str, *, connections: int = 10) -> None:
         self._url = driver_url(url)
         self._postgres = self._url.get_backend_name() == "postgresql"
+        if not self._postgres:
+            _make_private(str(self._url.database))
         self._engine = _engine(self._url, connections)
         self._writer = None if self._postgres else Turns()
         self.changed = threading.Event()
-        """Set after each commit of a writer in this process."""
+        """Set after each commit of a writer in this process; cleared by the one who relays (`Watch`)."""
+        self.on_commit: list[Callable[[Transaction], None]] = []
+        """Called after each commit of a writer in this process, in its thread: what takes long there holds it up."""
         try:
             self._check_tables()
         except BaseException:  # whatever it was, connections must not stay open; it is raised again
@@ -184,15 +248,20 @@ class Database:
                 connection = raw.execution_options(writes=writes)
                 with connection.begin():
                     if self._postgres:
-                        connection.execute(_ENTER, {"org": org or "", "wait": f"{LOCK_S}s"})
-                    yield Transaction(connection, org)
+                        connection.execute(_ENTER, {"org": org or "", "wait": f"{LOCK_S}s", "idle": f"{IDLE_S}s"})
+                    tx = Transaction(connection, org)
+                    yield tx
         except (exc.DBAPIError, exc.TimeoutError) as error:
             raise _understood(error) from error
         finally:
             if self._writer is not None and writes:
                 self._writer.release()
+        for call in tx.after_commit:
+            call()
         if writes:
             self.changed.set()
+            for listener in self.on_commit:
+                listener(tx)
 
     @contextmanager
     def following(self) -> Iterator[Watch | None]:
@@ -251,7 +320,22 @@ class Watch:
             raise Unavailable(f"the connection of the relay broke: {_first_line(error)}") from error
 
 
-_ENTER = text("select set_config('cmis.org', :org, true), set_config('lock_timeout', :wait, true)")
+_IN_ORG = text("select set_config('cmis.org', :org, true)")
+_LIMIT = text("select set_config('statement_timeout', :limit, true)")
+_STEPS_BETWEEN_LOOKS = 1_000
+"""Of SQLite's machine, a tenth of a millisecond."""
+_ENTER = text(
+    "select set_config('cmis.org', :org, true), set_config('lock_timeout', :wait, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true)"
+)
+
+
+def upgraded(url: str) -> str | None:
+    """Brings the tables to this version; answers the revision they were at. ConfigError or Unavailable when it cannot be."""
+    try:
+        return upgrade(driver_url(url))
+    except exc.DBAPIError as error:
+        raise _understood(error) from error
 
 
 def driver_url(url: str | URL) -> URL:
@@ -286,6 +370,18 @@ def _engine(url: URL, connections: int) -> Engine:
     return engine
 
 
+def _make_private(path: str) -> None:
+    """Only the owner reads the file, nor its -wal and -shm, which take over its permissions: so before SQLite touches it."""
+    try:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:  # not opened then: closing it would let go of all locks that this process has on it
+            if os.stat(path).st_mode & 0o077:
+                os.chmod(path, 0o600)
+    except OSError as error:
+        raise Unavailable(f"the database cannot be used: unable to open {path}: {error.strerror}") from error
+
+
 def _understood(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
     """What our callers can tell apart; the error itself when it is a mistake of ours."""
     if isinstance(error, exc.TimeoutError):
@@ -294,7 +390,9 @@ def _understood(error: exc.DBAPIError | exc.TimeoutError) -> Exception:
     name = getattr(cause, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or isinstance(cause, psycopg.errors.LockNotAvailable):
         return Busy(f"another transaction took longer than {LOCK_S} s")
-    ours = name.startswith(_SQLITE_TROUBLE) or isinstance(cause, psycopg.OperationalError | psycopg.errors.ReadOnlySqlTransaction)
+    if name == "SQLITE_INTERRUPT" or isinstance(cause, psycopg.errors.QueryCanceled):
+        return TooSlow("a statement took longer than it may")
+    ours = name.startswith(_SQLITE_TROUBLE) or isinstance(cause, _POSTGRESQL_TROUBLE)
     if not ours:
         return error
     _log.error("the database: %s", cause)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel
+
+from cmis_stream.core.errors import CmisError
 
 Body = dict[str, Any]
 """A document's JSON object: its kind's fields, `tags`, `metadata`, and where the kind has them `owner_id` and `visibility`."""
 Visibility = Literal["private", "org", "link"]
+Missed = Literal["skip", "once", "all"]
+GRACE_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,59 @@ class Restore(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Something to be done once the decision holds. due_at: epoch ms, None for at once."""
+    """Something to be done once the decision holds, at least once. due_at: epoch ms, None for at once.
+
+    publish {topic, body}, command {kind, name, id, body, expected_version}, job {kind, body}, and what modules declare.
+    """
 
     name: str
     body: Mapping[str, Any]
     due_at: int | None = None
+
+
+class StartJob(NamedTuple):
+    """In the same transaction: what refuses it refuses the command. at: JSON pointer of where the command has what this is made
+    of, so that what is refused is named there."""
+
+    kind: str
+    body: Mapping[str, Any] = {}
+    due_at: int | None = None
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """id: of what it is made for, so that making it twice makes one. rule, starts: `core.recurrence`; starts None: now.
+
+    missed: what is done about occurrences that are over `grace_ms` late because nobody was there: nothing (skip), the last one
+    (once), or the first `most_missed` of them (all). The effect's body gets `schedule`, `occurrence` (epoch ms) and `late`.
+    """
+
+    id: str
+    zone: str
+    rule: str
+    effect: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    starts: str | None = None
+    missed: Missed = "once"
+    most_missed: int = 10
+    grace_ms: int = GRACE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class SetSchedule(Schedule):
+    """In the same transaction. at: as for StartJob."""
+
+    at: str = ""
+
+
+class RemoveSchedule(NamedTuple):
+    """In the same transaction; nothing when there is none."""
+
+    id: str
+
+
+AnyEffect = Effect | StartJob | SetSchedule | RemoveSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +141,34 @@ class Decision:
     """What a command comes to, in this order."""
 
     changes: tuple[Put | Delete | Restore, ...] = ()
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[AnyEffect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An effect that is to be carried out now. id: the same each time it is tried. attempt: 1 for the first.
+
+    actor: who decided it, None for nobody (a schedule that is older than what says who made it)."""
+
+    org: str
+    id: str
+    effect: str
+    body: dict[str, Any]
+    attempt: int
+    actor: str | None
+
+
+Handler = Callable[[Carried], None]
+"""Carries out an effect; called in a thread, may block. It may come again with the same id, even after it went well. Raises
+Permanent, or Rejected, when trying again would come to the same; Temporary, or another CmisError, when it would not."""
+
+
+class Temporary(CmisError):
+    """It did not work now; it is tried again."""
+
+
+class Permanent(CmisError):
+    """It will never work as it is: it stays with its problem until somebody looks at it."""
 
 
 @dataclass(frozen=True, slots=True)

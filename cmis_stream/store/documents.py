@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +20,10 @@ from cmis_stream.core.errors import Rejected
 from . import tables
 from .database import Database, Transaction
 from .decisions import Actor, Command, Document, Result
+from .grouping import Grouping, Rows, grouped
+from .jobs import Jobs
 from .kinds import Kind, Kinds
-from .listing import Asked, asked, find, storable
+from .listing import MOST, Asked, asked, find, storable
 from .personal import PersonalData, Sealer
 from .slots import Slots
 from .writing import Work, by_id_or_key, document_of
@@ -62,7 +64,8 @@ class Page(NamedTuple):
 
 
 class Documents:
-    """The documents of all kinds. clock: epoch ms. personal: needed when a kind has personal fields."""
+    """The documents of all kinds. clock: epoch ms. personal: needed when a kind has personal fields; jobs: when commands
+    start some."""
 
     def __init__(
         self,
@@ -70,8 +73,9 @@ class Documents:
         kinds: Kinds,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         personal: PersonalData | None = None,
+        jobs: Jobs | None = None,
     ) -> None:
-        self._database, self._kinds, self._clock = database, kinds, clock
+        self._database, self._kinds, self._clock, self._jobs = database, kinds, clock, jobs
         self._sealer = Sealer(kinds.personal, personal)
         self._slots = Slots(database, kinds)
 
@@ -130,7 +134,7 @@ class Documents:
         if idempotency is not None and not (1 <= len(idempotency.key) <= LONGEST_KEY and storable(idempotency.key)):
             raise Rejected("too_long", "Idempotency-Key", idempotency.key, f"1 to {LONGEST_KEY} characters without NUL")
         with self._database.transaction(org, writes=True) as tx:
-            work = Work(tx, self._kinds, self._slots, self._sealer, actor, self._clock)
+            work = Work(tx, self._kinds, self._slots, self._sealer, actor, self._clock, self._jobs)
             if idempotency is not None:
                 body_hash = _hashed(items)
                 tx.run(delete(_keys).where(tx.own(_keys), _keys.c.at < work.now_ms - KEYS_LAST_MS))
@@ -163,6 +167,28 @@ class Documents:
             found = find(tx, _table, of, self._slots.columns(kind), what, *_visible(of, actor))
             items = self._sealer.opened(tx, [document_of(row) for row in found.rows])
         return Page(items, found.next, found.total_estimate)
+
+    def everything(self, org: str, actor: Actor, kind: str) -> Iterator[Document]:
+        """All documents of a kind that are not deleted, the oldest first; those that come meanwhile may be among them."""
+        cursor: str | None = None
+        while True:
+            page = self.list(org, actor, kind, Asked(sorts=(("id", False),), limit=MOST, cursor=cursor))
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def grouped(
+        self, org: str, actor: Actor, kind: str, asked_for: Grouping, most: int, seconds: float
+    ) -> tuple[Rows, int]:
+        """(rows, seq): what the actor sees, counted and added up by `created_at`, deleted ones left out; everything up to the
+        org's change `seq` is in it. TooManyGroups beyond so many rows, TooSlow beyond so many seconds."""
+        of = self._kinds[kind]
+        with self._database.transaction(org) as tx, tx.within(seconds):
+            seqs = tx.rows(select(tables.org_heads.c.seq).where(tx.own(tables.org_heads)))
+            where = (_table.c.deleted_at.is_(None), *_visible(of, actor))
+            rows = grouped(tx, _table, of, self._slots.columns(kind), _table.c.created_at, asked_for, most, *where)
+        return rows, seqs[0][0] if seqs else 0
 
     # --- after an upgrade ---------------------------------------------------------------------------------------------
 

@@ -1,84 +1,69 @@
-"""Facts: what agents find, as documents of one version after the other, in SQLite (store.db) with what was read for them.
+"""Facts: what agents find, as one version after the other, with what was read for them.
 
 A reader (an agent) writes facts and how far it has read in one transaction, so after a kill it goes on exactly behind them.
-A fact changes only to a higher version. Ids are made by `core.ids.fact_id`: their order is that of the facts' beginnings.
+Ids are made by `core.ids.fact_id`: their order is that of the facts' beginnings. Everything here blocks.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import sqlite3
-import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import orjson
+from sqlalchemy import and_, delete, select, update
 
-from cmis_stream.core.errors import Rejected
+from . import tables
+from .database import Database, Transaction
+from .decisions import Body
+from .fact_kinds import Fact, FactKind
+from .fact_tables import fact_orgs, facts, positions
+from .grouping import Grouping, Rows, grouped
+from .kinds import Kinds, rank
+from .listing import MOST, Asked, asked, find, storable
+from .slots import LONGEST_TEXT, Slots
 
-_SCHEMA = """
-create table if not exists facts(
-    org_id text not null, kind text not null, id text not null, version integer not null, at integer not null,
-    doc text not null, primary key (org_id, kind, id)) strict;
-create index if not exists facts_by_state on facts(org_id, kind, json_extract(doc, '$.state'), id);
-create table if not exists positions(
-    reader text not null, epoch text not null, topic text not null, partition integer not null, position integer not null,
-    primary key (reader, epoch, topic, partition)) strict, without rowid;
-"""
-_IN_STATE = "select org_id, doc from facts where kind = ? and json_extract(doc, '$.state') = ?"
-COUNTED = 10_000
-"""A list's estimate of its length is exact up to here."""
+_AT_ONCE: Final = 500
+_HELD: Final = (facts.c.org_id, facts.c.kind, facts.c.id, facts.c.version, facts.c.at, facts.c.doc)
 
 Place = tuple[str, int]
 """(topic, partition)"""
-Doc = dict[str, Any]
 
 
 class Change(NamedTuple):
-    """make: the document (with `version`) from the one before, None for a new fact. at: epoch ms."""
+    """make: the body from the one before, None for a new fact; None for no change. It must not alter what it is given.
+
+    at: epoch ms. least: the version afterwards is the one before + 1, and at least this one.
+    """
 
     org: str
     kind: str
     id: str
     at: int
-    make: Callable[[Doc | None], Doc]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """How a kind may be listed.
-
-    filters: fields of the document. sorts: name -> SQL expression, "id" for the beginning. Of equals the newest come first.
-    """
-
-    kind: str
-    filters: frozenset[str]
-    sorts: Mapping[str, str]
+    make: Callable[[Body | None], Body | None]
+    least: int = 1
 
 
 class Page(NamedTuple):
-    """next: the cursor of the page after, None at the end. total: of all pages, exact up to COUNTED."""
+    """next: the cursor of the page after, None at the end. total_estimate: exact up to listing.COUNTED."""
 
-    items: list[Doc]
+    items: list[Fact]
     next: str | None
-    total: int
+    total_estimate: int
 
 
-class FactStore:
-    """Safe for threads; reads do not wait for writes. Slow: not for the event loop."""
+class MovedByOthers(Exception):
+    """Ends a transaction whose positions are not those that it rests on."""
 
-    def __init__(self, path: Path) -> None:
-        self._writer, self._reader = _connected(path), _connected(path)
-        self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._writer.executescript(_SCHEMA)  # not in a transaction: that would wait for whoever writes when all is there
 
-    def close(self) -> None:
-        with self._writing, self._reading:
-            self._writer.close()
-            self._reader.close()
+class Facts:
+    """The facts of all kinds. overseer: a database as a role that reads which orgs have facts, where there are roles."""
+
+    def __init__(self, database: Database, kinds: Kinds, overseer: Database | None = None) -> None:
+        self._database, self._kinds, self._overseer = database, kinds.facts, overseer or database
+        self._slots = Slots(database, kinds)
+        self._known: set[tuple[str, str]] = set()
+        """(org, kind) that are in fact_orgs."""
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -88,134 +73,206 @@ class FactStore:
         reader: str,
         epoch: str,
         positions: Mapping[Place, int],
-        before: Mapping[Place, int] | None = None,
+        before: Mapping[Place, int],
     ) -> bool:
-        """Everything or nothing of it; sqlite3.Error when it is nothing. epoch: identity of the log that positions count in.
+        """Everything or nothing of it; Unavailable when it is nothing. epoch: identity of the log that positions count in.
 
         before: the positions that the changes rest on. Where the store has others (a place that is missing stands for none),
-        someone else reads those partitions too: nothing is written and the answer is False. None: they rest on none.
+        someone else reads those partitions too: nothing is written and the answer is False.
         """
-        with self._writing, self._writer as db:
-            db.execute("begin immediate")
-            if before is not None and any(_position(db, reader, epoch, p) != before.get(p) for p in positions):
-                return False
-            for change in changes:
-                _write(db, change)
-            db.executemany(
-                "insert or replace into positions values (?, ?, ?, ?, ?)",
-                [(reader, epoch, topic, partition, position) for (topic, partition), position in positions.items()],
-            )
+        by_org = _by_org(changes)
+        new = set[tuple[str, str]]()
+        try:
+            with self._database.transaction(None, writes=True) as tx:
+                # First, so that of two that read the same partition the second waits here, and finds it moved.
+                move(tx, reader, epoch, positions, before)
+                for org in sorted(by_org):  # of two transactions over the same orgs neither waits for the other for ever
+                    tx.enter(org)
+                    tx.lock_org(tables.org_heads)
+                    new |= self.apply(tx, by_org[org])
+        except MovedByOthers:
+            return False
+        self._known |= new
         return True
 
-    def leave_other_logs(self, reader: str, epoch: str, kind: str, state: str, change: Callable[[str, Doc], Change]) -> None:
-        """When the reader has read another log than this one: changes all facts of a kind and state, and drops its positions
-        there. change: of (org, fact). Once, however many processes call it: facts of this log are none of its business."""
-        others = "from positions where reader = ? and epoch <> ?"
-        if not self._rows(f"select 1 {others} limit 1", (reader, epoch)):
-            return  # as nearly always: without waiting for whoever writes
-        with self._writing, self._writer as db:
-            db.execute("begin immediate")
-            if db.execute(f"select 1 {others} limit 1", (reader, epoch)).fetchone() is not None:
-                for org, doc in db.execute(_IN_STATE, (kind, state)).fetchall():
-                    _write(db, change(org, orjson.loads(doc)))
-                db.execute(f"delete {others}", (reader, epoch))
+    def apply(self, tx: Transaction, changes: Sequence[Change]) -> set[tuple[str, str]]:
+        """The changes of the org that the transaction is in and holds, in their order. What it says to be remembered as known
+        once that is committed."""
+        held = self._held(tx, changes)
+        made = dict[tuple[str, str], Fact]()
+        for change in changes:
+            key = (change.kind, change.id)
+            before = held.get(key)
+            body = change.make(None if before is None else before.body)
+            if body is None or (before is not None and body == before.body):
+                continue
+            version = max(change.least, 1 if before is None else before.version + 1)
+            held[key] = made[key] = Fact(change.org, change.kind, change.id, version, change.at, body)
+        new = {(tx.org, kind) for kind, _ in made} - self._known
+        for kind in {kind for kind, _ in made}:
+            tx.put(facts, [self._row(fact) for fact in made.values() if fact.kind == kind])
+        for org, kind in sorted(new):
+            tx.insert_new(fact_orgs, {"org_id": org, "kind": kind})
+        return new
+
+    def put(self, tx: Transaction, fact: Fact) -> None:
+        """In the place of the version that is there, which the transaction holds."""
+        tx.put(facts, [self._row(fact)])
+
+    def _held(self, tx: Transaction, changes: Sequence[Change]) -> dict[tuple[str, str], Fact]:
+        wanted = defaultdict[str, dict[str, None]](dict)
+        for change in changes:
+            wanted[change.kind][change.id] = None
+        found = dict[tuple[str, str], Fact]()
+        for kind, ids in wanted.items():
+            every = list(ids)
+            for start in range(0, len(every), _AT_ONCE):
+                some = facts.c.id.in_(every[start : start + _AT_ONCE])
+                rows = tx.rows(select(*_HELD).where(tx.own(facts), facts.c.kind == kind, some))
+                found |= {(kind, row.id): _fact(row) for row in rows}
+        return found
+
+    def _row(self, fact: Fact) -> dict[str, Any]:
+        key = {"org_id": fact.org, "kind": fact.kind, "id": fact.id}
+        row = {"version": fact.version, "at": fact.at, "doc": orjson.dumps(fact.body).decode()}
+        return key | row | self._columns(self._kinds[fact.kind], fact.body)
+
+    def _columns(self, kind: FactKind, body: Body) -> dict[str, Any]:
+        made: dict[str, Any] = {"layout": self._slots.layout(kind.name)}
+        for name, column in self._slots.columns(kind.name).items():
+            value = body.get(name)
+            if name in kind.ranks:
+                value = rank(kind.ranks[name], value)
+            elif isinstance(value, bool):
+                value = int(value)  # PostgreSQL takes none for a number
+            elif isinstance(value, str) and not (len(value) <= LONGEST_TEXT and storable(value)):
+                value = None  # no index can hold it: it is found all the same, but nobody can filter by it
+            made[column] = value
+        return made
+
+    def leave_other_logs(
+        self, reader: str, epoch: str, kind: str, parameters: Iterable[tuple[str, str]], change: Callable[[Fact], Change]
+    ) -> None:
+        """When the reader has read another log than this one: changes all facts of a kind that the parameters (of a list) find,
+        and drops its positions there. Once, however many processes call it: facts of this log are none of its business."""
+        others = (positions.c.reader == reader, positions.c.epoch != epoch)
+        with self._database.transaction(None) as tx:
+            if not tx.rows(select(positions.c.reader).where(*others).limit(1)):
+                return  # as nearly always: without waiting for whoever writes
+        given = list(parameters)
+        with self._database.transaction(None, writes=True) as tx:
+            # First: of two the second waits here, and finds them gone; so does who still writes for the other log.
+            if not tx.run(delete(positions).where(*others)).rowcount:
+                return
+            for org in self.orgs(kind):
+                tx.enter(org)
+                tx.lock_org(tables.org_heads)
+                self.apply(tx, [change(fact) for fact in self._all(tx, kind, given)])
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def positions(self, reader: str, epoch: str) -> dict[Place, int]:
         """How far a reader has come in this log: the highest position of each partition."""
-        rows = self._rows("select topic, partition, position from positions where reader = ? and epoch = ?", (reader, epoch))
-        return {(topic, partition): position for topic, partition, position in rows}
+        wanted = select(positions.c.topic, positions.c.partition, positions.c.position)
+        with self._database.transaction(None) as tx:
+            rows = tx.rows(wanted.where(positions.c.reader == reader, positions.c.epoch == epoch))
+        return {(row.topic, row.partition): row.position for row in rows}
 
-    def get(self, org: str, kind: str, fact: str) -> Doc | None:
-        rows = self._rows("select doc from facts where org_id = ? and kind = ? and id = ?", (org, kind, fact))
-        return orjson.loads(rows[0][0]) if rows else None
+    def get(self, org: str, kind: str, identity: str) -> Fact | None:
+        if not storable(identity):
+            return None
+        with self._database.transaction(org) as tx:
+            return load(tx, kind, identity)
 
-    def in_state(self, org: str, kind: str, state: str, most: int) -> list[Doc]:
-        """The facts in a state, those that started last first."""
-        where = "org_id = ? and kind = ? and json_extract(doc, '$.state') = ?"
-        rows = self._rows(f"select doc from facts where {where} order by id desc limit ?", (org, kind, state, most))
-        return [orjson.loads(doc) for (doc,) in rows]
+    def orgs(self, kind: str) -> list[str]:
+        """Those that have facts of this kind, in their order."""
+        with self._overseer.transaction(None) as tx:
+            rows = tx.rows(select(fact_orgs.c.org_id).where(fact_orgs.c.kind == kind).order_by(fact_orgs.c.org_id))
+        return [org for (org,) in rows]
 
-    def everywhere_in_state(self, kind: str, state: str) -> list[tuple[str, Doc]]:
-        """(org, fact) of all orgs. Looks at all facts."""
-        return [(org, orjson.loads(doc)) for org, doc in self._rows(_IN_STATE, (kind, state))]
+    def everywhere(self, kind: str, parameters: Iterable[tuple[str, str]] = ()) -> list[Fact]:
+        """All facts of all orgs that the parameters of a list find; an org after the other, each at one moment."""
+        given, found = [*parameters], list[Fact]()
+        for org in self.orgs(kind):
+            with self._database.transaction(org) as tx:
+                found += self._all(tx, kind, given)
+        return found
 
-    def page(
-        self, org: str, listing: Listing, filters: Mapping[str, Collection[str]], sort: str, limit: int, cursor: str | None
-    ) -> Page:
-        """filters: field -> the values that count. sort: a name in the listing, with - the other way round. Rejected names the
-        parameter. Facts that appear or change meanwhile do not move others to another page."""
-        order = _ordered(listing, sort)
-        where, given = "org_id = ? and kind = ?", [org, listing.kind]
-        for name, values in filters.items():
-            if name not in listing.filters:
-                raise Rejected("invalid", f"filter[{name}]", name, f"one of {', '.join(sorted(listing.filters))}")
-            # With "in" the index on states would not be in the order that is asked for.
-            among = "= ?" if len(values) == 1 else f"in ({', '.join('?' * len(values))})"
-            where += f" and json_extract(doc, '$.{name}') {among}"
-            given.extend(values)
-        after, behind = ("", []) if cursor is None else _behind(order, sort, cursor)
-        by = ", ".join(f"{expression} {'desc' if descending else 'asc'}" for expression, descending in order)
-        keys = ", ".join(expression for expression, _ in order)
-        rows = self._rows(
-            f"select doc, {keys} from facts where {where}{after} order by {by} limit ?", (*given, *behind, limit + 1)
-        )
-        ((total,),) = self._rows(f"select count(*) from (select 1 from facts where {where} limit ?)", (*given, COUNTED))
-        more = len(rows) > limit
-        items = [orjson.loads(row[0]) for row in rows[:limit]]
-        return Page(items, _cursor(sort, rows[limit - 1][1:]) if more else None, total)
+    def _all(self, tx: Transaction, kind: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Fact]:
+        cursor: str | None = ""
+        while cursor is not None:
+            more = [("cursor", cursor)] if cursor else []
+            wanted = [*parameters, ("sort", "id"), ("limit", str(MOST)), *more]
+            page = self._page(tx, kind, asked(self._kinds[kind], wanted))
+            yield from page.items
+            cursor = page.next
 
-    def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
-        with self._reading:
-            return self._reader.execute(sql, parameters).fetchall()
+    def _page(self, tx: Transaction, kind: str, what: Asked) -> Page:
+        found = find(tx, facts, self._kinds[kind], self._slots.columns(kind), what)
+        return Page([_fact(row) for row in found.rows], found.next, found.total_estimate)
 
+    def list(self, org: str, kind: str, asked_for: Asked | Iterable[tuple[str, str]] = ()) -> Page:
+        """asked_for: or a query string's pairs (listing.asked). Rejected names the parameter."""
+        what = asked_for if isinstance(asked_for, Asked) else asked(self._kinds[kind], asked_for)
+        with self._database.transaction(org) as tx:
+            return self._page(tx, kind, what)
 
-def _write(db: sqlite3.Connection, change: Change) -> None:
-    key = (change.org, change.kind, change.id)
-    row = db.execute("select version, doc from facts where org_id = ? and kind = ? and id = ?", key).fetchone()
-    doc = change.make(None if row is None else orjson.loads(row[1]))
-    if row is None or doc["version"] > row[0]:
-        text = orjson.dumps(doc).decode()
-        db.execute("insert or replace into facts values (?, ?, ?, ?, ?, ?)", (*key, doc["version"], change.at, text))
+    def grouped(self, org: str, kind: str, asked_for: Grouping, most: int, seconds: float) -> Rows:
+        """Counted and added up by `at`. TooManyGroups beyond so many rows, TooSlow beyond so many seconds."""
+        with self._database.transaction(org) as tx, tx.within(seconds):
+            return grouped(tx, facts, self._kinds[kind], self._slots.columns(kind), facts.c.at, asked_for, most)
 
+    # --- after an upgrade ---------------------------------------------------------------------------------------------
 
-def _position(db: sqlite3.Connection, reader: str, epoch: str, place: Place) -> int | None:
-    where = "reader = ? and epoch = ? and topic = ? and partition = ?"
-    row = db.execute(f"select position from positions where {where}", (reader, epoch, *place)).fetchone()
-    return None if row is None else int(row[0])
+    def fill_slots(self) -> int:
+        """Gives facts the columns of filter fields that are younger than they are; how many had to be. Fields that they do not
+        have count as missing until then. Can be repeated, and killed at any time."""
+        filled = 0
+        for kind in self._kinds.values():
+            for org in self.orgs(kind.name):
+                last = ""
+                while rows := self._fill_some(org, kind, last):
+                    filled, last = filled + len(rows), rows[-1]
+        return filled
 
-
-def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    db.execute("pragma journal_mode = wal")
-    return db
-
-
-def _ordered(listing: Listing, sort: str) -> list[tuple[str, bool]]:
-    """(expression, descending)"""
-    name = sort.removeprefix("-")
-    if name not in listing.sorts:
-        raise Rejected("invalid", "sort", sort, f"{', '.join(listing.sorts)}, or one of them with - before it")
-    main = (listing.sorts[name], sort.startswith("-"))
-    return [main] if main[0] == "id" else [main, ("id", True)]
+    def _fill_some(self, org: str, kind: FactKind, last: str) -> Sequence[str]:
+        with self._database.transaction(org, writes=True) as tx:
+            tx.lock_org(tables.org_heads)
+            own = (tx.own(facts), facts.c.kind == kind.name)
+            old = and_(facts.c.id > last, facts.c.layout < self._slots.layout(kind.name))
+            rows = tx.rows(select(facts.c.id, facts.c.doc).where(*own, old).order_by(facts.c.id).limit(_AT_ONCE))
+            for identity, text in rows:
+                columns = self._columns(kind, orjson.loads(text))
+                tx.run(update(facts).where(*own, facts.c.id == identity).values(columns))
+            return [identity for identity, _ in rows]
 
 
-def _cursor(sort: str, keys: Sequence[Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps([sort, *keys]).encode()).decode().rstrip("=")
+def load(tx: Transaction, kind: str, identity: str) -> Fact | None:
+    rows = tx.rows(select(*_HELD).where(tx.own(facts), facts.c.kind == kind, facts.c.id == identity))
+    return _fact(rows[0]) if rows else None
 
 
-def _behind(order: Sequence[tuple[str, bool]], sort: str, cursor: str) -> tuple[str, list[Any]]:
-    """SQL for what comes behind the row that the cursor was made of, and its parameters."""
-    try:
-        of, *keys = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if of != sort or len(keys) != len(order) or not all(isinstance(key, str | int | float) for key in keys):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise Rejected("invalid", "cursor", cursor, "`next` of an answer with the same sort") from None
-    ways, given = [], list[Any]()
-    for place, (expression, descending) in enumerate(order):
-        equal = [f"{earlier} = ?" for earlier, _ in order[:place]]
-        ways.append(" and ".join([*equal, f"{expression} {'<' if descending else '>'} ?"]))
-        given.extend(keys[: place + 1])
-    return " and (" + " or ".join(f"({way})" for way in ways) + ")", given
+def move(tx: Transaction, reader: str, epoch: str, to: Mapping[Place, int], before: Mapping[Place, int]) -> None:
+    """Sets positions; MovedByOthers when one of them is not where it was thought to be."""
+    for topic, partition in sorted(to):
+        key = {"reader": reader, "epoch": epoch, "topic": topic, "partition": partition}
+        at, place = before.get((topic, partition)), (topic, partition)
+        if at is None:
+            moved = tx.insert_new(positions, {**key, "position": to[place]})
+        else:
+            same = [positions.c[name] == value for name, value in key.items()]
+            done = tx.run(update(positions).where(*same, positions.c.position == at).values(position=to[place]))
+            moved = done.rowcount == 1
+        if not moved:
+            raise MovedByOthers
+
+
+def _by_org(changes: Iterable[Change]) -> dict[str, list[Change]]:
+    made = defaultdict[str, list[Change]](list)
+    for change in changes:
+        made[change.org].append(change)
+    return made
+
+
+def _fact(row: Any) -> Fact:
+    return Fact(row.org_id, row.kind, row.id, row.version, row.at, orjson.loads(row.doc))

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import jwt
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, tuple_, update
 
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.time import HOUR_MS, MINUTE_MS
@@ -34,6 +34,7 @@ HALF_WRITTEN_MS: Final = HOUR_MS
 _TOUCH_MS: Final = 10 * MINUTE_MS
 LARGEST: Final = 5 * 1024**3
 LONGEST_NAME: Final = 200
+COUNTED: Final = 10_000
 LINK_LASTS_MS: Final = 5 * MINUTE_MS
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,99}/[a-z0-9][a-z0-9!#$&^_.+-]{0,99}(; ?charset=[a-z0-9-]{1,30})?")
 _table = primitive_tables.files
@@ -95,12 +96,22 @@ class Files:
         found = _file(rows[0]) if rows else None
         return None if found is None or (found.expires_at is not None and found.expires_at <= self._clock()) else found
 
-    def list(self, org: str, limit: int = 100) -> list[StoredFile]:
-        """The newest first."""
-        there = (_table.c.state == "kept", or_(_table.c.expires_at.is_(None), _table.c.expires_at > self._clock()))
+    def list(self, org: str, limit: int = 100, before: tuple[int, str] | None = None) -> list[StoredFile]:
+        """The newest first. before: (created_at, id) of the last one of the page before."""
+        wanted = select(_table).where(*self._there()).order_by(_table.c.created_at.desc(), _table.c.id.desc()).limit(limit)
+        if before is not None:
+            wanted = wanted.where(tuple_(_table.c.created_at, _table.c.id) < tuple_(*before))
         with self._database.transaction(org) as tx:
-            wanted = select(_table).where(tx.own(_table), *there).order_by(_table.c.created_at.desc(), _table.c.id).limit(limit)
-            return [_file(row) for row in tx.rows(wanted)]
+            return [_file(row) for row in tx.rows(wanted.where(tx.own(_table)))]
+
+    def count(self, org: str) -> int:
+        """How many `list` has in all; exact up to COUNTED, and this where there are more."""
+        with self._database.transaction(org) as tx:
+            some = select(_table.c.id).where(tx.own(_table), *self._there()).limit(COUNTED).subquery()
+            return int(tx.rows(select(func.count()).select_from(some))[0][0])
+
+    def _there(self) -> tuple[ColumnElement[bool], ...]:
+        return _table.c.state == "kept", or_(_table.c.expires_at.is_(None), _table.c.expires_at > self._clock())
 
     def read(self, file: StoredFile, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Its bytes from `start` to before `end`, in pieces. Damaged when they are not there, before the last piece when they are

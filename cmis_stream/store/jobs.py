@@ -6,18 +6,19 @@ Times in epoch ms, ratios from 0 to 1. A run is known by its lease: what another
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
 
-from cmis_stream.core.errors import CmisError, ConfigError, Rejected
+from cmis_stream.core.errors import CmisError, Rejected
 
 from . import primitive_tables, tables
 from .bodies import plain, written
 from .database import Database, Transaction
+from .job_kinds import JobKind, JobKinds
 
 LEASE_MS: Final = 30_000
 BACKOFF_MS: Final = (1_000, 5_000, 30_000, 120_000)
@@ -28,30 +29,12 @@ MOST_RUNNING, MOST_QUEUED = 2, 100
 RESULT_BYTES: Final = 1024 * 1024
 CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 LONGEST_SAID: Final = 200
+LISTED_RESULT: Final = 4 * 1024
+"""Characters of a result that lists have; a longer one is had with its job."""
+COUNTED: Final = 10_000
 _table = primitive_tables.jobs
 
-
-@dataclass(frozen=True, slots=True)
-class JobKind:
-    """run: `package.module:function`, called in a child process with a `jobs.child.Run`; what it returns is the result (JSON).
-
-    A job may be run again from its last checkpoint at any time: what it does twice has to come to the same."""
-
-    name: str
-    run: str
-
-
-class JobKinds(dict[str, JobKind]):
-    """By name. ConfigError when two have the same one, or one cannot be called."""
-
-    def __init__(self, *kinds: JobKind) -> None:
-        super().__init__((kind.name, kind) for kind in kinds)
-        if len(self) != len(kinds):
-            raise ConfigError(f"job kinds: expected different names, got {', '.join(sorted(kind.name for kind in kinds))}")
-        for kind in kinds:
-            module, _, function = kind.run.partition(":")
-            if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-                raise ConfigError(f"job kind {kind.name}: expected package.module:function, got {kind.run!r}")
+__all__ = ["Claim", "Job", "JobKind", "JobKinds", "Jobs", "LeaseLost", "Publish"]
 
 
 class LeaseLost(CmisError):
@@ -60,7 +43,8 @@ class LeaseLost(CmisError):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as people see it. state: queued, running, done, failed, cancelled. problem: code and detail, of a failed one."""
+    """A job as people see it. state: queued, running, done, failed, cancelled. problem: code and detail, of a failed one.
+    result_length: characters of the result as JSON; in lists `result` is None where these are more than LISTED_RESULT."""
 
     org: str
     id: str
@@ -79,6 +63,7 @@ class Job:
     cancel_at: int | None
     result: Any
     problem: dict[str, Any] | None
+    result_length: int | None
 
 
 class Claim(NamedTuple):
@@ -103,8 +88,8 @@ class Jobs:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         publish: Publish = lambda job: None,
     ) -> None:
-        self._database, self._clock, self._publish = database, clock, publish
-        self.kinds = kinds
+        self._database, self._clock = database, clock
+        self.kinds, self.publish = kinds, publish
 
     # --- asked for by people and effects ----------------------------------------------------------------------------
 
@@ -112,10 +97,16 @@ class Jobs:
         """identity: of what asks for it, so that asking twice makes one. Rejected: not_found for a kind that no module has,
         too_many when the org has too many that wait."""
         with self._database.transaction(org, writes=True) as tx:
-            made = enqueue(tx, self.kinds, identity, kind, body, actor, self._clock(), due_at)
-            job = _job(self._row(tx, identity))
+            return self.start(tx, identity, kind, body, actor, self._clock(), due_at)
+
+    def start(
+        self, tx: Transaction, identity: str, kind: str, body: Mapping[str, Any], actor: str, now_ms: int, due_at: int = 0
+    ) -> Job:
+        """As `enqueue`, in a transaction that does more than this; it is published when that is committed."""
+        made = _enqueue(tx, self.kinds, identity, kind, body, actor, now_ms, due_at)
+        job = _job(self._row(tx, identity))
         if made:
-            self._publish(job)
+            tx.after_commit.append(lambda: self.publish(job))
         return job
 
     def cancel(self, org: str, identity: str) -> Job | None:
@@ -131,7 +122,7 @@ class Jobs:
             return None
         job = _job(row)
         if changed:
-            self._publish(job)
+            self.publish(job)
         return job
 
     def get(self, org: str, identity: str) -> Job | None:
@@ -139,15 +130,30 @@ class Jobs:
             row = self._row(tx, identity)
         return None if row is None else _job(row)
 
-    def list(self, org: str, limit: int = 100, before: tuple[int, str] | None = None) -> list[Job]:
-        """The newest first. before: (created_at, id) of the last one of the page before."""
-        wanted = select(*_SHOWN).order_by(_table.c.created_at.desc(), _table.c.id.desc()).limit(limit)
+    def list(
+        self,
+        org: str,
+        limit: int = 100,
+        before: tuple[int, str] | None = None,
+        *,
+        states: Collection[str] = (),
+        kinds: Collection[str] = (),
+    ) -> list[Job]:
+        """The newest first. before: (created_at, id) of the last one of the page before. states, kinds: only these, if any."""
+        listed = select(*_LISTED).where(*_among(states, kinds))
+        wanted = listed.order_by(_table.c.created_at.desc(), _table.c.id.desc()).limit(limit)
         if before is not None:
             at_ms, identity = before
             older = or_(_table.c.created_at < at_ms, and_(_table.c.created_at == at_ms, _table.c.id < identity))
             wanted = wanted.where(older)
         with self._database.transaction(org) as tx:
             return [_job(row) for row in tx.rows(wanted.where(tx.own(_table)))]
+
+    def count(self, org: str, *, states: Collection[str] = (), kinds: Collection[str] = ()) -> int:
+        """How many `list` has in all; exact up to COUNTED, and this where there are more."""
+        with self._database.transaction(org) as tx:
+            some = select(_table.c.id).where(tx.own(_table), *_among(states, kinds)).limit(COUNTED).subquery()
+            return int(tx.rows(select(func.count()).select_from(some))[0][0])
 
     def forget(self, org: str, before_ms: int) -> int:
         """Deletes what ended before this; how many."""
@@ -183,7 +189,7 @@ class Jobs:
                     break
                 given_up.append(_job(self._row(tx, row.id)))
         for job in [*given_up, *([claim.job] if claim else [])]:
-            self._publish(job)
+            self.publish(job)
         return claim
 
     def renew(self, claim: Claim, lease_ms: int = LEASE_MS) -> None:
@@ -212,7 +218,7 @@ class Jobs:
             eta_at = now_ms + round((now_ms - row.started_at) * (1 - ratio) / done) if done > 0 else None
             self._change(tx, *_mine(claim), progress_ratio=ratio, said=said[:LONGEST_SAID], eta_at=eta_at)
             job = _job(self._row(tx, claim.job.id))
-        self._publish(job)
+        self.publish(job)
         return job
 
     def save(self, claim: Claim, checkpoint: bytes) -> None:
@@ -251,7 +257,7 @@ class Jobs:
                 values = {"failures": failures, "due_at": now_ms + wait_ms, "lease_until": None, "eta_at": None}
                 self._change(tx, *_mine(claim), state="queued", **values)
             job = _job(self._row(tx, row.id))
-        self._publish(job)
+        self.publish(job)
         return job
 
     # --- rows ---------------------------------------------------------------------------------------------------------------
@@ -261,7 +267,7 @@ class Jobs:
             self._owned(tx, claim)
             self._end(tx, claim.job.id, state, self._clock(), **values)
             job = _job(self._row(tx, claim.job.id))
-        self._publish(job)
+        self.publish(job)
         return job
 
     def _end(self, tx: Transaction, identity: str, state: str, now_ms: int, **values: Any) -> None:
@@ -284,7 +290,7 @@ class Jobs:
         return rows[0] if rows else None
 
 
-def enqueue(
+def _enqueue(
     tx: Transaction,
     kinds: JobKinds,
     identity: str,
@@ -294,11 +300,12 @@ def enqueue(
     now_ms: int,
     due_at: int = 0,
 ) -> bool:
-    """As `Jobs.enqueue`, in a transaction that does more than this. False when it was there."""
+    """False when it was there."""
     if kind not in kinds:
         raise Rejected("not_found", "kind", kind, ", ".join(sorted(kinds)) or "a kind of job; no module has one")
     plain(body, "/body")
     tx.lock_head(tables.org_heads)
+    tx.left_work = True
     if tx.rows(select(_table.c.id).where(tx.own(_table), _table.c.id == identity)):
         return False
     counted = select(func.count()).where(tx.own(_table), _table.c.state == "queued")
@@ -313,8 +320,14 @@ def enqueue(
 _SHOWN = (
     _table.c.org_id, _table.c.id, _table.c.kind, _table.c.state, _table.c.version, _table.c.body, _table.c.actor,
     _table.c.created_at, _table.c.started_at, _table.c.ended_at, _table.c.attempts, _table.c.progress_ratio, _table.c.said,
-    _table.c.eta_at, _table.c.cancel_at, _table.c.result, _table.c.problem,
+    _table.c.eta_at, _table.c.cancel_at, _table.c.problem, func.length(_table.c.result).label("result_length"), _table.c.result,
 )  # fmt: skip
+_LISTED = (*_SHOWN[:-1], case((func.length(_table.c.result) <= LISTED_RESULT, _table.c.result)).label("result"))
+
+
+def _among(states: Collection[str], kinds: Collection[str]) -> list[ColumnElement[bool]]:
+    wanted = ((_table.c.state, states), (_table.c.kind, kinds))
+    return [column.in_(values) for column, values in wanted if values]
 
 
 def _job(row: Any) -> Job:
@@ -322,6 +335,7 @@ def _job(row: Any) -> Job:
     return Job(
         row.org_id, row.id, row.kind, row.state, row.version, orjson.loads(row.body), row.actor, row.created_at,
         row.started_at, row.ended_at, row.attempts, row.progress_ratio, row.said, row.eta_at, row.cancel_at, result, problem,
+        row.result_length,
     )  # fmt: skip
 
 

@@ -9,23 +9,28 @@ import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from cmis_stream.core.errors import ConfigError
 
 from .commands import DEFAULTS
-from .decisions import Document, Rule, Visibility
+from .decisions import Body, Document, Handler, Rule, Visibility
+from .job_kinds import JobKind, JobKinds
 from .personal_fields import Fields
 from .tables import REALS, TEXTS, WHOLES
 from .tokens import SCOPES
+
+if TYPE_CHECKING:
+    from .fact_kinds import FactKind
 
 FilterType = Literal["text", "number", "time", "bool"]
 RESERVED: Final = frozenset(
     {"org", "kind", "id", "version", "created_at", "updated_at", "deleted_at", "tags", "metadata", "owner_id", "visibility"}
 )
 """What every document has, so that no kind's field can be called so."""
+BUILT_IN_EFFECTS: Final = ("publish", "command", "job")
 COMMON_SORTS: Final = ("id", "created_at", "updated_at")
 ANYONE: Final = frozenset({"*"})
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
@@ -65,7 +70,10 @@ class Kind:
     tuples of fields; null in one of them holds nothing. natural_key: a text field, unique alone, that stands for the id in
     paths. visibility: of new documents; None for a kind that the whole org sees. commands: besides or instead of the usual.
 
-    catalog: what agents that follow this kind get of a document, None for nothing of this one (docs/design/modules.md).
+    check: what fields say together, beyond the model: raises Rejected. catalog: what agents that follow this kind get of a
+    document, None for nothing of this one (docs/design/modules.md).
+
+    ranks: text filters whose values have an order, the first one first; lists can be sorted by them.
 
     For REST: title, in the singular; plural, of the name; path below /api/orgs/{org}/, MODULE/PLURAL unless it is said;
     token_path: a second one, whole, with the org from the token. examples: bodies that can be created as they are, but for what
@@ -82,6 +90,7 @@ class Kind:
     natural_key: str | None = None
     visibility: Visibility | None = None
     commands: Mapping[str, Rule] = field(default_factory=dict)
+    check: Callable[[Body], None] | None = None
     catalog: Callable[[Document], Any | None] | None = None
     title: str = ""
     plural: str = ""
@@ -89,6 +98,25 @@ class Kind:
     token_path: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
     scopes: Mapping[str, str] = field(default_factory=dict)
+    ranks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def common_filters(self) -> dict[str, str]:
+        owned = {"owner_id": "text", "visibility": "text"} if self.visibility else {}
+        return {"id": "text", "created_at": "time", "updated_at": "time", "tags": "tags", **owned}
+
+    @property
+    def common_sorts(self) -> tuple[str, ...]:
+        return COMMON_SORTS
+
+    @property
+    def default_sort(self) -> str:
+        return "-id"
+
+    @property
+    def deletes(self) -> bool:
+        """Lists are asked with or without deleted ones."""
+        return True
 
     def scope(self, command: str) -> str:
         """What a caller needs for a command, or for "read"."""
@@ -102,9 +130,7 @@ class Kind:
 
     def family(self, name: str) -> Literal["text", "whole", "real"]:
         """Which columns hold the values of a filter field."""
-        if self.filters[name] == "text":
-            return "text"
-        return "real" if float in types_of(self.model.model_fields[name].annotation) else "whole"
+        return family_of(self, name)
 
 
 class ProblemCode(NamedTuple):
@@ -116,12 +142,19 @@ class ProblemCode(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a module consists of. problems: codes that its commands raise, besides those of `core.errors`."""
+    """What a module consists of. problems: codes that its commands raise, besides those of `core.errors`. jobs: kinds
+    of jobs that it has run. effects: what its decisions ask for by name, and what carries it out."""
 
     name: str
     kinds: tuple[Kind, ...]
     title: str = ""
     problems: Mapping[str, ProblemCode] = field(default_factory=dict)
+    jobs: tuple[JobKind, ...] = ()
+    effects: Mapping[str, Handler] = field(default_factory=dict)
+    facts: tuple[FactKind, ...] = ()
+    """What its agents find."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Names of those that it uses, and what they are for people; write-only, encrypted (store/secrets.py)."""
 
 
 class Kinds(Mapping[str, Kind]):
@@ -129,17 +162,43 @@ class Kinds(Mapping[str, Kind]):
 
     def __init__(self, manifests: Iterable[Manifest]) -> None:
         self._kinds: dict[str, Kind] = {}
+        self.facts: dict[str, FactKind] = {}
         self.module_of: dict[str, str] = {}
+        """Of kinds of documents and of facts: no two have the same name."""
         self.manifests = tuple(manifests)
         mistakes = list[str]()
+        self.effects: dict[str, Handler] = {}
+        """By their names, besides those that the store itself carries out."""
+        self.secrets: dict[str, str] = {}
         for manifest in self.manifests:
-            for kind in manifest.kinds:
-                if kind.name in self._kinds:
+            for name, title in manifest.secrets.items():
+                if name in self.secrets:
+                    mistakes.append(f"{manifest.name}: another module has a secret called {name!r}")
+                self.secrets.setdefault(name, title)
+            for name, handler in manifest.effects.items():
+                if name in BUILT_IN_EFFECTS or name in self.effects:
+                    whose = "the store itself" if name in BUILT_IN_EFFECTS else "another module"
+                    mistakes.append(f"{manifest.name}: expected an effect of another name than {name!r}, which is of {whose}")
+                self.effects.setdefault(name, handler)
+        for manifest in self.manifests:
+            declared: list[Kind | FactKind] = [*manifest.kinds, *manifest.facts]
+            for kind in declared:
+                if kind.name in self.module_of:
                     mistakes.append(f"{manifest.name}.{kind.name}: module {self.module_of[kind.name]} has a kind of this name")
+                    continue
+                self.module_of[kind.name] = manifest.name
+                if isinstance(kind, Kind):
+                    self._kinds[kind.name] = kind
                 else:
-                    self._kinds[kind.name], self.module_of[kind.name] = kind, manifest.name
+                    self.facts[kind.name] = kind
         for name, kind in self._kinds.items():
             mistakes += [f"{self.module_of[name]}.{name}{what}" for what in _mistakes(kind, self._kinds)]
+        for name, fact in self.facts.items():
+            mistakes += [f"{self.module_of[name]}.{name}{what}" for what in fact.mistakes()]
+        try:
+            self.jobs = JobKinds(*(kind for manifest in self.manifests for kind in manifest.jobs))
+        except ConfigError as error:
+            mistakes.append(str(error))
         if mistakes:
             raise ConfigError("\n".join(mistakes))
         found = {name: Fields(kind.model) for name, kind in self._kinds.items()}
@@ -185,6 +244,19 @@ def types_of(annotation: Any) -> set[type]:
     return {annotation} if isinstance(annotation, type) and annotation is not type(None) else set()
 
 
+def rank(ranks: tuple[str, ...], value: Any) -> int | None:
+    """What a column holds for a value that has a rank: 0 for the first, then -1, -2…; None for one that is not among them."""
+    return -ranks.index(value) if value in ranks else None
+
+
+def family_of(kind: Kind | FactKind, name: str) -> Literal["text", "whole", "real"]:
+    if name in kind.ranks:
+        return "whole"
+    if kind.filters[name] == "text":
+        return "text"
+    return "real" if float in types_of(kind.model.model_fields[name].annotation) else "whole"
+
+
 def _values(annotation: Any) -> set[Any] | None:
     """The vocabulary of a field; None when it has none."""
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
@@ -201,8 +273,7 @@ def _allows_none(annotation: Any) -> bool:
 def _mistakes(kind: Kind, kinds: Mapping[str, Kind]) -> Iterator[str]:
     """Each begins with where it is: .FIELD, or a colon for the kind itself."""
     fields = kind.model.model_fields
-    if not _NAME.fullmatch(kind.name):
-        yield ": expected a name of lower-case letters, digits and _, at most 48"
+    yield from path_mistakes(kind)
     if kind.model.model_config.get("extra") != "forbid":
         yield f': expected {kind.model.__name__} with extra="forbid"'
     for name, info in fields.items():
@@ -223,7 +294,7 @@ def _mistakes(kind: Kind, kinds: Mapping[str, Kind]) -> Iterator[str]:
         return
     for name in sorted(personal & {*named, kind.natural_key}):
         yield f".{name}: a personal field cannot be a filter, unique, a reference or a state: it would stand there readable"
-    yield from _filter_mistakes(kind)
+    yield from filter_mistakes(kind)
     for names in kind.unique:
         if not names or len(set(names)) != len(names):
             yield f": expected a unique tuple of different fields, got {names!r}"
@@ -236,18 +307,23 @@ def _mistakes(kind: Kind, kinds: Mapping[str, Kind]) -> Iterator[str]:
     if kind.states is not None:
         yield from (f".{kind.states.field}: {what}" for what in _state_mistakes(kind, kind.states))
     yield from _rest_mistakes(kind)
+
+
+def path_mistakes(kind: Kind | FactKind) -> Iterator[str]:
+    if not _NAME.fullmatch(kind.name):
+        yield ": expected a name of lower-case letters, digits and _, at most 48"
+    if kind.path and not _PATH.fullmatch(kind.path):
+        yield f": expected a path like alerts/rules, got {kind.path!r}"
+    if kind.plural and not _NAME.fullmatch(kind.plural):
+        yield f": expected a plural of lower-case letters, digits and _, got {kind.plural!r}"
     for command in kind.commands:
         if not _NAME.fullmatch(command) or command == "bulk":
             yield f": expected a command's name of lower-case letters, digits and _, other than bulk, got {command!r}"
 
 
 def _rest_mistakes(kind: Kind) -> Iterator[str]:
-    if kind.path and not _PATH.fullmatch(kind.path):
-        yield f": expected a path like alerts/rules, got {kind.path!r}"
     if kind.token_path and not _PATH.fullmatch(kind.token_path.removeprefix("/api/")):
         yield f": expected a token_path like /api/automation/rules, got {kind.token_path!r}"
-    if kind.plural and not _NAME.fullmatch(kind.plural):
-        yield f": expected a plural of lower-case letters, digits and _, got {kind.plural!r}"
     for command, scope in kind.scopes.items():
         if command != "read" and kind.rule(command) is None:
             yield f": expected scopes of its commands or read, got {command!r}"
@@ -255,7 +331,7 @@ def _rest_mistakes(kind: Kind) -> Iterator[str]:
             yield f": expected one of the scopes {', '.join(SCOPES)} for {command}, got {scope!r}"
 
 
-def _filter_mistakes(kind: Kind) -> Iterator[str]:
+def filter_mistakes(kind: Kind | FactKind) -> Iterator[str]:
     for name, of in kind.filters.items():
         found = types_of(kind.model.model_fields[name].annotation)
         if not found or not found <= _TYPES[of]:
@@ -268,6 +344,11 @@ def _filter_mistakes(kind: Kind) -> Iterator[str]:
     for name in kind.sorts:
         if name not in kind.filters:
             yield f".{name}: expected sorts among the filters ({', '.join(kind.filters)})"
+    for name, ranks in kind.ranks.items():
+        if kind.filters.get(name) != "text":
+            yield f".{name}: expected ranks of a text among the filters"
+        elif _values(kind.model.model_fields[name].annotation) != set(ranks) or len(set(ranks)) != len(ranks):
+            yield f".{name}: expected a Literal or an Enum of the ranks {', '.join(ranks)}, each once"
 
 
 def _ref_mistakes(kind: Kind, name: str, ref: Ref, kinds: Mapping[str, Kind]) -> Iterator[str]:

@@ -3,7 +3,8 @@
     filter[state]=active   filter[spend_micros][gte]=5000000   filter[name][contains]=spring   filter[tags][contains]=q3
     sort=-spend_micros,name   limit=1…500   cursor=…   deleted=only|with
 
-A missing value is in no order: it matches only `ne`, and comes last either way. Texts are in the order of code points.
+A missing value is in no order: it matches only `ne`, and comes last either way. Texts are in the order of code points, but for
+those whose values have ranks (`Kind.ranks`): these come in that order, of equals the newest first.
 A cursor holds the sort values of the last row, so that what appears or goes meanwhile moves nothing to another page.
 """
 
@@ -16,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 from sqlalchemy import Column, ColumnElement, Table, and_, false, func, or_, select, true, tuple_
@@ -25,7 +26,7 @@ from cmis_stream.core.errors import Rejected
 from cmis_stream.core.time import parse_rfc3339
 
 from .database import Transaction
-from .kinds import COMMON_SORTS, Kind
+from .kinds import FilterType, rank
 from .slots import LONGEST_TEXT
 
 LIMIT, MOST = 50, 500
@@ -35,12 +36,13 @@ COUNTED = 10_000
 TAG_SEPARATOR = "\x1f"
 
 _ORDERED = ("eq", "ne", "gt", "gte", "lt", "lte", "in")
-_OPERATORS = {
+OPERATORS = {
     "text": (*_ORDERED, "contains"),
     "number": _ORDERED,
     "time": _ORDERED,
     "bool": ("eq", "ne", "in"),
     "tags": ("contains",),
+    "rank": ("eq", "ne", "in"),
 }
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le,
@@ -50,6 +52,28 @@ _NUMBER = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _WHOLE = 2**63
 _BOOLS = {"true": 1, "false": 0}
+
+
+class Listed(Protocol):
+    """A kind of documents or facts, as far as lists need to know it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def filters(self) -> Mapping[str, FilterType]: ...
+    @property
+    def sorts(self) -> tuple[str, ...]: ...
+    @property
+    def ranks(self) -> Mapping[str, tuple[str, ...]]: ...
+    @property
+    def common_filters(self) -> Mapping[str, str]: ...
+    @property
+    def common_sorts(self) -> tuple[str, ...]: ...
+    @property
+    def default_sort(self) -> str: ...
+    @property
+    def deletes(self) -> bool: ...
+    def family(self, name: str) -> Literal["text", "whole", "real"]: ...
 
 
 Order = Sequence[tuple[Column[Any], bool]]
@@ -83,46 +107,45 @@ class Found(NamedTuple):
     total_estimate: int
 
 
-def asked(kind: Kind, parameters: Iterable[tuple[str, str]]) -> Asked:
-    """What a list is asked for by a query string's pairs; the newest first when they do not say. Rejected names the parameter."""
+def asked(kind: Listed, parameters: Iterable[tuple[str, str]]) -> Asked:
+    """What a list is asked for by a query string's pairs; in the kind's own order when they do not say. Rejected names the parameter."""
     types = filter_types(kind)
     filters = list[Filter]()
     plain = dict[str, str]()
+    known = ("sort", "limit", "cursor", *(("deleted",) if kind.deletes else ()))
     for name, value in parameters:
         match = _FILTER.fullmatch(name)
         if match is not None:
-            filters.append(_filter(kind, types, name, match[1], match[2] or "eq", value))
-        elif name in ("sort", "limit", "cursor", "deleted") and name not in plain:
+            given = value.split(",") if match[2] == "in" else [value]
+            filters.append(filter_of(kind, types, name, match[1], match[2] or "eq", given))
+        elif name in known and name not in plain:
             plain[name] = value
         else:
-            raise Rejected(
-                "invalid", name, value, "only filter[FIELD], filter[FIELD][OPERATOR], sort, limit, cursor, deleted, each once"
-            )
+            raise Rejected("invalid", name, value, f"only filter[FIELD], filter[FIELD][OPERATOR], {', '.join(known)}, each once")
     deleted = plain.get("deleted", "without")
     if deleted not in ("only", "with") and "deleted" in plain:
         raise Rejected("invalid", "deleted", deleted, "only or with")
     limit = plain.get("limit", str(LIMIT))
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= MOST:
         raise Rejected("invalid", "limit", limit, f"a number from 1 to {MOST}")
-    return Asked(tuple(filters), _sorts(kind, plain.get("sort", "-id")), int(limit), plain.get("cursor"), deleted)  # type: ignore[arg-type]
+    return Asked(tuple(filters), _sorts(kind, plain.get("sort", kind.default_sort)), int(limit), plain.get("cursor"), deleted)  # type: ignore[arg-type]
 
 
-def filter_types(kind: Kind) -> dict[str, str]:
-    """Every field that a kind's list can be filtered by -> text, number, time, bool or tags."""
-    common = {"id": "text", "created_at": "time", "updated_at": "time", "tags": "tags"}
-    owned = {"owner_id": "text", "visibility": "text"} if kind.visibility else {}
-    return {**common, **owned, **kind.filters}
+def filter_types(kind: Listed) -> dict[str, str]:
+    """Every field that a kind's list can be filtered by -> text, number, time, bool, tags or rank."""
+    return {**kind.common_filters, **kind.filters, **dict.fromkeys(kind.ranks, "rank")}
 
 
 def find(
-    tx: Transaction, table: Table, kind: Kind, columns: Mapping[str, str], asked: Asked, *more: ColumnElement[bool]
+    tx: Transaction, table: Table, kind: Listed, columns: Mapping[str, str], asked: Asked, *more: ColumnElement[bool]
 ) -> Found:
     """One page. columns: filter field -> column, where it is not called like the field. more: further conditions."""
-    order = [(table.c[columns.get(name, name)], descending) for name, descending in asked.sorts]
+    # Ranks are kept from 0 downwards, so that the highest, with the newest first among equals, is an index read backwards.
+    order = [(table.c[columns.get(name, name)], descending != (name in kind.ranks)) for name, descending in asked.sorts]
     where = [tx.own(table), table.c.kind == kind.name, *more]
-    if asked.deleted != "with":
+    if kind.deletes and asked.deleted != "with":
         where.append(table.c.deleted_at.is_(None) if asked.deleted == "without" else table.c.deleted_at.is_not(None))
-    where += [_condition(tx, table.c[columns.get(one.field, one.field)], one) for one in asked.filters]
+    where += [condition(tx, table.c[columns.get(one.field, one.field)], one) for one in asked.filters]
     keys = None if asked.cursor is None else _keys(asked, order)
     rows = list[Any]()
     for segment, by in _segments(order, keys):
@@ -140,15 +163,18 @@ def find(
 # --- what the parameters say ------------------------------------------------------------------------------------------
 
 
-def _filter(kind: Kind, types: Mapping[str, str], name: str, field: str, op: str, value: str) -> Filter:
+def filter_of(kind: Listed, types: Mapping[str, str], name: str, field: str, op: str, given: Sequence[str]) -> Filter:
+    """types: of `filter_types`. name: where the question stands, for Rejected. given: one value, or those of `in`."""
     of = types.get(field)
     if of is None:
         raise Rejected("invalid", name, field, f"a filter on one of {', '.join(sorted(types))}")
-    if op not in _OPERATORS[of]:
-        raise Rejected("invalid", name, op, f"one of {', '.join(_OPERATORS[of])}")
-    given = value.split(",") if op == "in" else [value]
+    if op not in OPERATORS[of]:
+        raise Rejected("invalid", name, op, f"one of {', '.join(OPERATORS[of])}")
     if len(given) > MOST_VALUES:
         raise Rejected("too_long", name, f"{len(given)} values", f"at most {MOST_VALUES} values")
+    if of == "rank":
+        ranked = [_rank(name, kind.ranks[field], one) for one in given]
+        return Filter(field, op, tuple(ranked) if op == "in" else ranked[0])
     real = of == "number" and kind.family(field) == "real"
     values = [_value(name, of, one, real) for one in given]
     if of == "number" and not real:
@@ -176,6 +202,13 @@ def _value(name: str, of: str, text: str, real: bool) -> Any:
     if not storable(text) or (of == "tags" and TAG_SEPARATOR in text):
         raise Rejected("invalid", name, text, "a text without NUL" if of == "text" else "a tag")
     return text
+
+
+def _rank(name: str, ranks: tuple[str, ...], text: str) -> int:
+    found = rank(ranks, text)
+    if found is None:
+        raise Rejected("invalid", name, text, f"one of {', '.join(ranks)}")
+    return found
 
 
 def _time(name: str, text: str) -> int:
@@ -211,8 +244,8 @@ def storable(text: str) -> bool:
     return _UNSTORABLE.search(text) is None
 
 
-def _sorts(kind: Kind, text: str) -> tuple[tuple[str, bool], ...]:
-    known = (*COMMON_SORTS, *kind.sorts)
+def _sorts(kind: Listed, text: str) -> tuple[tuple[str, bool], ...]:
+    known = (*kind.common_sorts, *kind.sorts)
     made = dict[str, bool]()
     for part in text.split(","):
         name = part.removeprefix("-")
@@ -221,7 +254,8 @@ def _sorts(kind: Kind, text: str) -> tuple[tuple[str, bool], ...]:
                 "invalid", "sort", text, f"different ones of {', '.join(known)}, each with - before it for the other way round"
             )
         made[name] = part.startswith("-")
-    made.setdefault("id", next(iter(made.values())))  # the way of the first, so that its index is walked in one direction
+    first, descending = next(iter(made.items()))
+    made.setdefault("id", descending or first in kind.ranks)  # the way of the first, so that its index is walked one way
     names = list(made)
     return tuple((name, made[name]) for name in names[: names.index("id") + 1])
 
@@ -229,7 +263,7 @@ def _sorts(kind: Kind, text: str) -> tuple[tuple[str, bool], ...]:
 # --- what the database is asked ---------------------------------------------------------------------------------------
 
 
-def _condition(tx: Transaction, column: Column[Any], one: Filter) -> ColumnElement[bool]:
+def condition(tx: Transaction, column: Column[Any], one: Filter) -> ColumnElement[bool]:
     if one.field == "tags":
         return tx.has_member(column, f"{TAG_SEPARATOR}{one.value}{TAG_SEPARATOR}")
     if one.op == "contains":

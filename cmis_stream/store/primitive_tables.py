@@ -48,6 +48,8 @@ jobs = Table(
 Index("jobs_created", jobs.c.org_id, jobs.c.created_at, jobs.c.id)
 _open = jobs.c.state.in_(("queued", "running"))
 Index("jobs_open", jobs.c.due_at, sqlite_where=_open, postgresql_where=_open)
+_ended = jobs.c.ended_at.is_not(None)
+Index("jobs_ended", jobs.c.ended_at, sqlite_where=_ended, postgresql_where=_ended)
 
 schedules = Table(
     "schedules",
@@ -67,6 +69,7 @@ schedules = Table(
     Column("wall", TEXT, nullable=False),  # local time up to which all occurrences were looked at
     Column("fold", WHOLE, nullable=False),
     Column("problem", TEXT),
+    Column("actor", TEXT),  # who made it
 )
 _due = schedules.c.due_at.is_not(None)
 Index("schedules_due", schedules.c.due_at, sqlite_where=_due, postgresql_where=_due)

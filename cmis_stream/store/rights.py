@@ -1,43 +1,42 @@
-"""What sessions and API tokens open at this moment, many of them in one look into store.db."""
+"""What sessions and API tokens open at this moment, many of them in one look into the store."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import threading
 from collections.abc import Collection
-from pathlib import Path
 
-_TOKENS = """
-SELECT id, org_id FROM tokens WHERE id IN (SELECT value FROM json_each(?)) AND revoked_at IS NULL
-AND (expires_at IS NULL OR expires_at > ?) AND ' ' || scopes || ' ' LIKE '% read %'
-"""
-_SESSIONS = """
-SELECT id, orgs FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND revoked_at IS NULL AND expires_at > ?
-"""
+from sqlalchemy import null, or_, select, union_all
+
+from .access_tables import named, orgs, sessions, tokens
+from .database import Database
 
 
 class Rights:
-    """Has a connection of its own, so that a look from a thread holds up nobody else. The tables are there before."""
+    """Blocks; safe for threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-        self._lock = threading.Lock()
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def readable(self, ids: Collection[str], now_ms: int) -> dict[str, frozenset[str]]:
         """Of these ids of sessions and tokens, those that are neither revoked nor expired -> the orgs they may read.
 
-        Ids that open nothing are left out. A session of all orgs has those that exist now. 10,000 ids take about 10 ms.
+        Ids that open nothing are left out. A session of all orgs has those that exist now. 10,000 ids take 13 ms on SQLite,
+        19 on PostgreSQL.
         """
-        wanted = json.dumps(list(ids))
-        with self._lock:
-            tokens = self._connection.execute(_TOKENS, (wanted, now_ms)).fetchall()
-            sessions = self._connection.execute(_SESSIONS, (wanted, now_ms)).fetchall()
-            everything = frozenset(org for (org,) in self._connection.execute("SELECT id FROM orgs"))
-        found = {token_id: frozenset((org,)) for token_id, org in tokens}
-        found.update((session_id, everything if orgs is None else frozenset(orgs.split())) for session_id, orgs in sessions)
-        return found
+        with self._database.transaction(None) as tx:
+            these = named(tx, ids)
+            found = tx.rows(
+                union_all(
+                    select(tokens.c.id, tokens.c.org_id).where(
+                        these(tokens.c.id),
+                        tokens.c.revoked_at.is_(None),
+                        or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > now_ms),
+                        (" " + tokens.c.scopes + " ").contains(" read "),
+                    ),
+                    select(sessions.c.id, sessions.c.orgs).where(
+                        these(sessions.c.id), sessions.c.revoked_at.is_(None), sessions.c.expires_at > now_ms
+                    ),
+                    select(null(), orgs.c.id),
+                )
+            )
+        everything = frozenset(org for id_, org in found if id_ is None)
+        return {id_: everything if opened is None else frozenset(opened.split()) for id_, opened in found if id_ is not None}

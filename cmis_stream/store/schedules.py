@@ -9,8 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import orjson
 from sqlalchemy import delete, select, update
@@ -22,39 +21,21 @@ from cmis_stream.core.recurrence import Recurrence, Wall, moment_of, recurrence,
 from . import primitive_tables, tables
 from .bodies import plain, written
 from .database import Database, Transaction, Unavailable
+from .decisions import Missed, Schedule
 from .due import Due
 
 LOOK_S: Final = 0.25
 RETRY_S: Final = 1.0
-GRACE_MS: Final = 60_000
 MOST_MISSED: Final = 100
 AT_ONCE: Final = 100
-Missed = Literal["skip", "once", "all"]
 _table = primitive_tables.schedules
 _log = logging.getLogger(__name__)
+
+__all__ = ["Missed", "Schedule", "Scheduled", "Scheduler", "Schedules"]
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """id: of what it is made for, so that making it twice makes one. rule, starts: `core.recurrence`; starts None: now.
-
-    missed: what is done about occurrences that are over `grace_ms` late because nobody was there: nothing (skip), the last one
-    (once), or the first `most_missed` of them (all). The effect's body gets `schedule`, `occurrence` (epoch ms) and `late`.
-    """
-
-    id: str
-    zone: str
-    rule: str
-    effect: str
-    body: Mapping[str, Any] = field(default_factory=dict)
-    starts: str | None = None
-    missed: Missed = "once"
-    most_missed: int = 10
-    grace_ms: int = GRACE_MS
 
 
 class Scheduled(NamedTuple):
@@ -74,10 +55,10 @@ class Schedules:
 
     # --- what there is --------------------------------------------------------------------------------------------------
 
-    def put(self, org: str, schedule: Schedule) -> Scheduled:
-        """Makes it, or has it go on as this says from now on. Rejected names the field."""
+    def put(self, org: str, schedule: Schedule, actor: str | None = None) -> Scheduled:
+        """Makes it, or has it go on as this says from now on; its effects are this actor's. Rejected names the field."""
         with self._database.transaction(org, writes=True) as tx:
-            return put(tx, schedule, self._clock())
+            return put(tx, schedule, self._clock(), actor)
 
     def remove(self, org: str, identity: str) -> bool:
         with self._database.transaction(org, writes=True) as tx:
@@ -103,8 +84,7 @@ class Schedules:
             due = select(_table).where(tx.own(_table), _table.c.due_at <= now_ms).order_by(_table.c.due_at).limit(AT_ONCE)
             for row in tx.rows(due):
                 fired += _fire(tx, row, now_ms)
-            if fired:
-                tx.notify()
+            tx.left_work = fired > 0
         return fired
 
     def reread(self, org: str) -> int:
@@ -147,7 +127,7 @@ class Scheduler:
         return sum(self._schedules.fire(org) for org in self._due.schedules(self._clock()))
 
 
-def put(tx: Transaction, schedule: Schedule, now_ms: int) -> Scheduled:
+def put(tx: Transaction, schedule: Schedule, now_ms: int, actor: str | None = None) -> Scheduled:
     """As `Schedules.put`, in a transaction that does more than this."""
     _check(schedule)
     zone = zone_of(schedule.zone)
@@ -158,6 +138,7 @@ def put(tx: Transaction, schedule: Schedule, now_ms: int) -> Scheduled:
         "zone": schedule.zone, "rule": schedule.rule, "starts": starts, "missed": schedule.missed,
         "most_missed": schedule.most_missed, "grace_ms": schedule.grace_ms, "effect": schedule.effect,
         "body": written(schedule.body), "due_at": due_at, "wall": wall.local, "fold": wall.fold, "problem": None,
+        "actor": actor,
     }  # fmt: skip
     if not tx.insert_new(_table, {"org_id": tx.org, "id": schedule.id, "version": 1, **row}):
         own = (tx.own(_table), _table.c.id == schedule.id)
@@ -203,8 +184,10 @@ def _fire(tx: Transaction, row: Any, now_ms: int) -> int:
         return 0  # somebody else fired it, or it was changed, since we read it
     for at_ms, late in occurrences:
         body = {**orjson.loads(row.body), "schedule": row.id, "occurrence": at_ms, "late": late}
-        effect = {"org_id": tx.org, "effect": row.effect, "body": written(body), "due_at": at_ms, "attempts": 0, "done_at": None}
-        tx.insert_new(tables.outbox, {**effect, "id": fact_id(at_ms, f"schedule/{tx.org}/{row.id}/{at_ms}")})
+        effect = {"org_id": tx.org, "effect": row.effect, "body": written(body), "actor": row.actor}
+        effect |= {"id": fact_id(at_ms, f"schedule/{tx.org}/{row.id}/{at_ms}"), "due_at": at_ms, "attempts": 0}
+        effect["placed_ns"] = time.time_ns()
+        tx.insert_new(tables.outbox, effect)
     return len(occurrences)
 
 

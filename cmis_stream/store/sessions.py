@@ -1,4 +1,4 @@
-"""Browser sessions and the one-time codes that open them, in SQLite beside the tokens, for several processes at once.
+"""Browser sessions and the one-time codes that open them, for several processes at once.
 
 A code and a session's text are 256 random bits each, and only their SHA-256 is stored (`tokens.py` says why that is enough).
 """
@@ -6,17 +6,20 @@ A code and a session's text are 256 random bits each, and only their SHA-256 is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
-import sqlite3
-import threading
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Column, delete, select, update
+
 from ..core.errors import Rejected
 from ..core.time import DAY_MS, MINUTE_MS
+from .access_tables import sessions, sign_in_codes
+from .database import Database, Unavailable
 from .tokens import TokenStore, Unauthorized
 
 CODE_LASTS_MS = 15 * MINUTE_MS
@@ -25,16 +28,11 @@ SEEN_EVERY_MS = MINUTE_MS
 FORGOTTEN_AFTER_MS = 30 * DAY_MS
 """Codes and sessions that ended longer ago than this are deleted when the next code is made."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS sign_in_codes(
-    code_sha256 TEXT PRIMARY KEY, orgs TEXT, role TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
-    used_at INTEGER) STRICT;
-CREATE TABLE IF NOT EXISTS sessions(
-    id TEXT PRIMARY KEY, text_sha256 TEXT NOT NULL UNIQUE, orgs TEXT, role TEXT NOT NULL, created_at INTEGER NOT NULL,
-    last_seen INTEGER NOT NULL, expires_at INTEGER NOT NULL, revoked_at INTEGER) STRICT;
-"""
-_COLUMNS = "id, orgs, role, created_at, last_seen, expires_at, revoked_at"
-# orgs: ids separated by spaces, which no id contains; NULL means all.
+_COLUMNS: tuple[Column[Any], ...] = (
+    sessions.c.id, sessions.c.orgs, sessions.c.role,
+    sessions.c.created_at, sessions.c.last_seen, sessions.c.expires_at, sessions.c.revoked_at,
+)  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +56,17 @@ class Session:
 
 
 class SessionStore:
-    """Reads never wait for a writer (WAL); writers of all processes wait up to 5 s for one another, so what writes belongs
-    into a thread."""
+    """Safe for threads; what it is asked for blocks. What writes may wait for other writers, up to 5 s."""
 
-    def __init__(self, tokens: TokenStore) -> None:
-        """Beside the orgs and tokens in the same file. sqlite3.Error when it cannot be written."""
-        self._tokens = tokens
-        # Two connections: a writer that waits for another process must not hold up those who only look.
-        self._reader, self._writer = self._connected(), self._connected()
-        self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
-        self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    def __init__(self, database: Database, tokens: TokenStore) -> None:
+        self._database, self._tokens = database, tokens
         self._seen: dict[str, int] = {}
+        # A note may wait for another writer, and must not hold up whoever only looks.
         self._noting = ThreadPoolExecutor(1, thread_name_prefix="sessions-seen")
 
-    def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._tokens.path, timeout=5, isolation_level=None, check_same_thread=False)
-
     def close(self) -> None:
+        """When all notes are written. The database is closed by whoever has opened it."""
         self._noting.shutdown(wait=True)
-        with self._read_lock, self._write_lock:
-            self._reader.close()
-            self._writer.close()
 
     # --- signing in ---------------------------------------------------------------------------------------------------
 
@@ -88,15 +76,15 @@ class SessionStore:
         named = None if orgs is None else " ".join(sorted({self._known(org) for org in orgs}))
         if named == "":
             raise Rejected("missing", "orgs", orgs, "at least one org")
-        code = secrets.token_urlsafe(32)
-        with self._write_lock, self._writer:
-            self._writer.execute("BEGIN IMMEDIATE")
-            self._writer.execute("DELETE FROM sign_in_codes WHERE expires_at < ?", (now_ms - FORGOTTEN_AFTER_MS,))
-            self._writer.execute("DELETE FROM sessions WHERE expires_at < ?", (now_ms - FORGOTTEN_AFTER_MS,))
-            self._writer.execute(
-                "INSERT INTO sign_in_codes VALUES (?, ?, ?, ?, ?, NULL)",
-                (_sha256(code), named, role, now_ms, now_ms + CODE_LASTS_MS),
-            )
+        code, forgotten_ms = secrets.token_urlsafe(32), now_ms - FORGOTTEN_AFTER_MS
+        row = {
+            "code_sha256": _sha256(code), "orgs": named, "role": role,
+            "created_at": now_ms, "expires_at": now_ms + CODE_LASTS_MS,
+        }  # fmt: skip
+        with self._database.transaction(None, writes=True) as tx:
+            for table in (sign_in_codes, sessions):
+                tx.run(delete(table).where(table.c.expires_at < forgotten_ms))
+            tx.run(sign_in_codes.insert(), row)
         return code
 
     def _known(self, org: str) -> str:
@@ -108,30 +96,26 @@ class SessionStore:
     def exchange(self, code: str, now_ms: int) -> tuple[Session, str]:
         """A new session and its text, shown this once. Raises Unauthorized (unknown, used, expired): a code works once, also
         when it is sent twice at the same time, here or to another process."""
-        key = _sha256(code)
+        this = sign_in_codes.c.code_sha256 == _sha256(code)
         session_id, text = "s" + secrets.token_hex(6), secrets.token_urlsafe(32)
-        with self._write_lock, self._writer:
-            self._writer.execute("BEGIN IMMEDIATE")
-            taken = self._writer.execute(
-                "UPDATE sign_in_codes SET used_at = ? WHERE code_sha256 = ? AND used_at IS NULL AND expires_at > ?"
-                " RETURNING orgs, role",
-                (now_ms, key, now_ms),
-            ).fetchall()
+        with self._database.transaction(None, writes=True) as tx:
+            good = update(sign_in_codes).where(this, sign_in_codes.c.used_at.is_(None), sign_in_codes.c.expires_at > now_ms)
+            taken = tx.rows(good.values(used_at=now_ms).returning(sign_in_codes.c.orgs, sign_in_codes.c.role))
             if not taken:
-                row = self._writer.execute("SELECT used_at FROM sign_in_codes WHERE code_sha256 = ?", (key,)).fetchone()
-                raise Unauthorized("unknown" if row is None else "expired" if row[0] is None else "used")
-            (orgs, role) = taken[0]
+                rows = tx.rows(select(sign_in_codes.c.used_at).where(this))
+                raise Unauthorized("unknown" if not rows else "expired" if rows[0].used_at is None else "used")
+            ((orgs, role),) = taken
             row = (session_id, orgs, role, now_ms, now_ms, now_ms + SESSION_LASTS_MS, None)
-            self._writer.execute(
-                f"INSERT INTO sessions ({_COLUMNS}, text_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, _sha256(text))
-            )
+            values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
+            tx.run(sessions.insert(), {**values, "text_sha256": _sha256(text)})
         return _session(row), text
 
     # --- being signed in ----------------------------------------------------------------------------------------------
 
     def verify(self, text: str, now_ms: int) -> Session:
         """The session that `text` is, as it stands in the database now; raises Unauthorized (unknown, revoked, expired)."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM sessions WHERE text_sha256 = ?", _sha256(text))
+        with self._database.transaction(None) as tx:
+            rows = tx.rows(select(*_COLUMNS).where(sessions.c.text_sha256 == _sha256(text)))
         if not rows:
             raise Unauthorized("unknown")
         session = _session(rows[0])
@@ -146,27 +130,27 @@ class SessionStore:
 
     def revoke(self, session_id: str, now_ms: int | None = None) -> bool:
         """False when there is no such session, or it was revoked before."""
-        with self._write_lock:
-            done = self._writer.execute(
-                "UPDATE sessions SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (_now_ms(now_ms), session_id)
-            )
+        with self._database.transaction(None, writes=True) as tx:
+            this = update(sessions).where(sessions.c.id == session_id, sessions.c.revoked_at.is_(None))
+            done = tx.run(this.values(revoked_at=_now_ms(now_ms)))
         self._seen.pop(session_id, None)
         return done.rowcount == 1
 
     def list(self) -> Sequence[Session]:
         """All sessions, oldest first, revoked and expired ones included."""
-        return [_session(row) for row in self._rows(f"SELECT {_COLUMNS} FROM sessions ORDER BY created_at, id")]
+        with self._database.transaction(None) as tx:
+            return [_session(row) for row in tx.rows(select(*_COLUMNS).order_by(sessions.c.created_at, sessions.c.id))]
 
     def _note_seen(self, session_id: str, now_ms: int) -> None:
-        with self._write_lock:
-            self._writer.execute("UPDATE sessions SET last_seen = max(last_seen, ?) WHERE id = ?", (now_ms, session_id))
+        this = update(sessions).where(sessions.c.id == session_id, sessions.c.last_seen < now_ms)
+        try:
+            with self._database.transaction(None, writes=True) as tx:
+                tx.run(this.values(last_seen=now_ms))
+        except Unavailable as error:
+            _log.warning("when session %s was seen could not be noted: %s", session_id, error)
 
-    def _rows(self, sql: str, *parameters: str) -> Sequence[tuple[Any, ...]]:
-        with self._read_lock:
-            return self._reader.execute(sql, parameters).fetchall()
 
-
-def _session(row: tuple[Any, ...]) -> Session:
+def _session(row: Sequence[Any]) -> Session:
     session_id, orgs, *rest = row
     return Session(session_id, None if orgs is None else frozenset(orgs.split()), *rest)
 

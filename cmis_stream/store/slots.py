@@ -14,8 +14,9 @@ from sqlalchemy import select
 from cmis_stream.core.errors import ConfigError, Rejected
 
 from . import tables
-from .database import Database
-from .kinds import Kind, Kinds
+from .database import Database, Transaction
+from .fact_kinds import FactKind
+from .kinds import Kind, Kinds, rank
 
 LONGEST_TEXT = 500
 """Characters of a text that can be filtered by: an index takes no more than 2,700 bytes."""
@@ -27,8 +28,11 @@ class Slots:
     def __init__(self, database: Database, kinds: Kinds) -> None:
         self._columns: dict[str, dict[str, str]] = {}
         self._layout: dict[str, int] = {}
-        while not self._read(database, kinds):
-            pass  # another process gave a field the column that we wanted: look again
+        with database.transaction(None) as tx:  # as nearly always: without waiting for whoever writes
+            found = self._read(tx, kinds, adding=False)
+        while not found:
+            with database.transaction(None, writes=True) as tx:
+                found = self._read(tx, kinds, adding=True)  # not: another process gave a field the column that we wanted
 
     def columns(self, kind: str) -> Mapping[str, str]:
         """field -> column"""
@@ -37,39 +41,41 @@ class Slots:
     def layout(self, kind: str) -> int:
         return self._layout[kind]
 
-    def values(self, kind: Kind, body: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, kind: Kind | FactKind, body: Mapping[str, Any]) -> dict[str, Any]:
         """What the columns of a document are set to; Rejected("too_long") names the field."""
         made = dict[str, Any]()
         for name, column in self._columns[kind.name].items():
             value = body[name]
             if isinstance(value, str) and len(value) > LONGEST_TEXT:
                 raise Rejected("too_long", f"/{name}", value, f"at most {LONGEST_TEXT} characters, since it can be filtered by")
+            if name in kind.ranks:
+                value = rank(kind.ranks[name], value)
             made[column] = int(value) if isinstance(value, bool) else value
         return made
 
-    def _read(self, database: Database, kinds: Kinds) -> bool:
-        with database.transaction(None, writes=True) as tx:
-            known: dict[str, dict[str, str]] = {name: {} for name in kinds}
-            for kind, field, slot in tx.rows(select(tables.slots.c.kind, tables.slots.c.field, tables.slots.c.slot)):
-                known.setdefault(kind, {})[field] = slot
-            for kind in kinds.values():
-                of = known[kind.name]
-                for name in kind.filters:
-                    family = kind.family(name)
-                    where = f"{kinds.module_of[kind.name]}.{kind.name}.{name}"
-                    if name not in of:
-                        free = [slot for slot in tables.SLOTS if slot.startswith(family) and slot not in of.values()]
-                        if not free:
-                            raise ConfigError(
-                                f"{where}: no column for {family} values is left; fields of older versions hold them"
-                            )
-                        if not tx.insert_new(tables.slots, {"kind": kind.name, "field": name, "slot": free[0]}):
-                            return False
-                        of[name] = free[0]
-                    elif not of[name].startswith(family):
-                        raise ConfigError(
-                            f"{where}: its values were {of[name].rstrip('0123456789')}, expected no other type than before"
-                        )
-                self._columns[kind.name] = {name: of[name] for name in kind.filters}
-                self._layout[kind.name] = len(of)
+    def _read(self, tx: Transaction, kinds: Kinds, *, adding: bool) -> bool:
+        """False when a column is missing. adding: it is given one first."""
+        all_kinds: list[Kind | FactKind] = [*kinds.values(), *kinds.facts.values()]
+        known: dict[str, dict[str, str]] = {kind.name: {} for kind in all_kinds}
+        for kind_name, field, slot in tx.rows(select(tables.slots.c.kind, tables.slots.c.field, tables.slots.c.slot)):
+            known.setdefault(kind_name, {})[field] = slot
+        for kind in all_kinds:
+            of = known[kind.name]
+            for name in kind.filters:
+                family = kind.family(name)
+                where = f"{kinds.module_of[kind.name]}.{kind.name}.{name}"
+                if name not in of:
+                    free = [slot for slot in tables.SLOTS if slot.startswith(family) and slot not in of.values()]
+                    if not free:
+                        raise ConfigError(f"{where}: no column for {family} values is left; fields of older versions hold them")
+                    row = {"kind": kind.name, "field": name, "slot": free[0]}
+                    if not adding or not tx.insert_new(tables.slots, row):
+                        return False
+                    of[name] = free[0]
+                elif not of[name].startswith(family):
+                    raise ConfigError(
+                        f"{where}: its values were {of[name].rstrip('0123456789')}, expected no other type than before"
+                    )
+            self._columns[kind.name] = {name: of[name] for name in kind.filters}
+            self._layout[kind.name] = len(of)
         return True

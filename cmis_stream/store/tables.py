@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Index, Integer, MetaData, Table, Text, UniqueConstraint, and_
 from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
@@ -133,10 +133,23 @@ outbox = Table(
     Column("effect", TEXT, nullable=False),
     Column("body", TEXT, nullable=False),
     Column("due_at", WHOLE, nullable=False),
-    Column("attempts", WHOLE, nullable=False),
+    Column("attempts", WHOLE, nullable=False),  # begun
     Column("done_at", WHOLE),
+    Column("placed_ns", WHOLE, nullable=False, server_default="0"),  # orders those of one `due_at` as they were decided
+    Column("actor", TEXT),  # who decided it
+    Column("claimed_by", TEXT),  # the worker that carries it out now
+    Column("claimed_until", WHOLE),  # nobody else tries it before
+    Column("failed_at", WHOLE),  # given up
+    Column("problem", TEXT),
 )
-Index("outbox_due", outbox.c.due_at, sqlite_where=outbox.c.done_at.is_(None), postgresql_where=outbox.c.done_at.is_(None))
+_waits = and_(outbox.c.done_at.is_(None), outbox.c.failed_at.is_(None))
+Index("outbox_due", outbox.c.due_at, sqlite_where=_waits, postgresql_where=_waits)
+_claimed = outbox.c.claimed_by.is_not(None)
+Index("outbox_claimed", outbox.c.claimed_until, sqlite_where=_claimed, postgresql_where=_claimed)
+_done = outbox.c.done_at.is_not(None)
+Index("outbox_done", outbox.c.done_at, sqlite_where=_done, postgresql_where=_done)
+_failed = outbox.c.failed_at.is_not(None)
+Index("outbox_failed", outbox.c.org_id, outbox.c.failed_at, sqlite_where=_failed, postgresql_where=_failed)
 
 idempotency = Table(
     "idempotency",

@@ -1,4 +1,4 @@
-"""Orgs and API tokens in SQLite, for several processes at once.
+"""Orgs and API tokens, for several processes at once.
 
 A token's text is `cmis_<token id>_<secret>`; only the SHA-256 of the secret is stored. The secret is 256 random bits,
 so guessing from the hash is hopeless however fast the hash is; slow password hashes are for what people can remember,
@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
+import logging
 import re
 import secrets
-import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from sqlalchemy import Column, Select, func, or_, select, update
 
 from ..core.errors import CmisError, Rejected
 from ..core.time import MINUTE_MS
+from .access_tables import named, orgs, tokens
+from .database import Database, Unavailable
 
 SCOPES = ("ingest", "read", "write", "admin")
 ORG_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -30,19 +31,12 @@ STALE_S = 1.0
 """How long a verified token is believed without a look into the database: what a revocation elsewhere takes at most."""
 USED_EVERY_MS = MINUTE_MS
 _CACHE_SIZE = 10_000
-Row = tuple[Any, ...]
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS orgs(
-    id TEXT PRIMARY KEY, slug TEXT NOT NULL UNIQUE, name TEXT NOT NULL, created_at INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS tokens(
-    id TEXT PRIMARY KEY, org_id TEXT NOT NULL REFERENCES orgs(id), name TEXT NOT NULL, scopes TEXT NOT NULL,
-    secret_sha256 TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER, revoked_at INTEGER, last_used INTEGER)
-    STRICT;
-CREATE INDEX IF NOT EXISTS tokens_of_org ON tokens(org_id, created_at);
-"""
-_COLUMNS = "id, org_id, name, scopes, created_at, expires_at, revoked_at, last_used"
+_COLUMNS: tuple[Column[Any], ...] = (
+    tokens.c.id, tokens.c.org_id, tokens.c.name, tokens.c.scopes,
+    tokens.c.created_at, tokens.c.expires_at, tokens.c.revoked_at, tokens.c.last_used,
+)  # fmt: skip
+_log = logging.getLogger(__name__)
 
 
 class Unauthorized(CmisError):
@@ -79,39 +73,18 @@ class Token:
 
 
 class TokenStore:
-    """Made by `open`; safe for threads. Writers of all processes wait up to 5 s for one another (WAL: readers never
-    wait)."""
+    """Safe for threads. What it is asked for blocks, but for `verify` of what was verified within the last second."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._connection = connection
-        self._lock = threading.Lock()
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._verified: dict[bytes, tuple[float, Token]] = {}
         self._used: dict[str, int] = {}
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="tokens-used")
-        # Its own: a note that waits for another writer must not hold up those who only look.
-        self._notes = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-
-    @classmethod
-    def open(cls, path: Path | str) -> TokenStore:
-        """Opens or creates the database file; only its owner can read it. OSError or sqlite3.Error when that is
-        impossible."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Before SQLite touches it: the -wal and -shm files take over the permissions of the database.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        path.chmod(0o600)
-        connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        return cls(path, connection)
+        # A note may wait for another writer, and must not hold up whoever only looks.
+        self._noting = ThreadPoolExecutor(1, thread_name_prefix="tokens-used")
 
     def close(self) -> None:
-        self._writer.shutdown(wait=True)
-        self._notes.close()
-        with self._lock:
-            self._connection.close()
+        """When all notes are written. The database is closed by whoever has opened it."""
+        self._noting.shutdown(wait=True)
 
     def create_org(self, slug: str, name: str, now_ms: int | None = None) -> Org:
         """Rejected when the slug is taken or is not lower-case letters, digits, - and _."""
@@ -120,19 +93,22 @@ class TokenStore:
         if not name or len(name) > 200:
             raise Rejected("too_long" if name else "missing", "name", name, "a name of 1 to 200 characters")
         org = Org(slug, slug, name, _now_ms(now_ms))
-        try:
-            with self._lock:
-                self._connection.execute("INSERT INTO orgs VALUES (?, ?, ?, ?)", (org.id, org.slug, org.name, org.created_at_ms))
-        except sqlite3.IntegrityError:
-            raise Rejected("invalid", "slug", slug, "a slug that is not taken") from None
+        with self._database.transaction(None, writes=True) as tx:
+            row = {"id": org.id, "slug": org.slug, "name": org.name, "created_at": org.created_at_ms}
+            if not tx.insert_new(orgs, row):
+                raise Rejected("invalid", "slug", slug, "a slug that is not taken")
         return org
 
     def org(self, id_or_slug: str) -> Org | None:
-        rows = self._rows("SELECT id, slug, name, created_at FROM orgs WHERE id = ?1 OR slug = ?1", id_or_slug)
+        if not ORG_ID.fullmatch(id_or_slug):  # neither surrogates nor NUL, which a database would choke on
+            return None
+        with self._database.transaction(None) as tx:
+            rows = tx.rows(_select_orgs().where(or_(orgs.c.id == id_or_slug, orgs.c.slug == id_or_slug)))
         return Org(*rows[0]) if rows else None
 
     def orgs(self) -> Sequence[Org]:
-        return [Org(*row) for row in self._rows("SELECT id, slug, name, created_at FROM orgs ORDER BY id")]
+        with self._database.transaction(None) as tx:
+            return [Org(*row) for row in tx.rows(_select_orgs().order_by(orgs.c.id))]
 
     def create(
         self,
@@ -150,18 +126,17 @@ class TokenStore:
         if not chosen or chosen - set(SCOPES):
             raise Rejected("invalid", "scopes", sorted(chosen), f"some of {', '.join(SCOPES)}")
         token_id, secret, now_ms = secrets.token_hex(6), secrets.token_urlsafe(32), _now_ms(now_ms)
-        token = Token(token_id, owner.id, name, chosen, now_ms, expires_at_ms, None, None)
-        with self._lock:
-            self._connection.execute(
-                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-                (token_id, owner.id, name, " ".join(sorted(chosen)), _sha256(secret), now_ms, expires_at_ms),
-            )
-        return token, f"cmis_{token_id}_{secret}"
+        row = {
+            "id": token_id, "org_id": owner.id, "name": name, "scopes": " ".join(sorted(chosen)),
+            "secret_sha256": _sha256(secret), "created_at": now_ms, "expires_at": expires_at_ms,
+        }  # fmt: skip
+        with self._database.transaction(owner.id, writes=True) as tx:
+            tx.run(tokens.insert(), row)
+        return Token(token_id, owner.id, name, chosen, now_ms, expires_at_ms, None, None), f"cmis_{token_id}_{secret}"
 
     def verify(self, text: str, now_ms: int) -> Token:
         """The token that `text` is; raises Unauthorized. Microseconds when it was verified within the last second."""
-        # The whole text's hash is the key: no secret stays in memory, and a lookup's timing says nothing about one.
-        key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+        key = _hashed(text)
         known = self._verified.get(key)
         if known is None or time.monotonic() - known[0] > STALE_S:
             self._verified.pop(key, None)
@@ -175,54 +150,71 @@ class TokenStore:
             raise Unauthorized("expired", token.id)
         if now_ms - self._used.get(token.id, token.last_used_ms or 0) >= USED_EVERY_MS:
             self._used[token.id] = now_ms
-            self._writer.submit(self._note_use, token.id, now_ms)
+            self._noting.submit(self._note_use, token, now_ms)
         return token
+
+    def knows(self, text: str, org: str) -> bool:
+        """Whether `verify` answers without a look into the database, with a token of the org of this id."""
+        known = self._verified.get(_hashed(text))
+        return known is not None and known[1].org == org and time.monotonic() - known[0] <= STALE_S
 
     def revoke(self, token_id: str, now_ms: int | None = None) -> bool:
         """False when there is no such token, or it was revoked before. Elsewhere within a second."""
-        with self._lock:
-            done = self._connection.execute(
-                "UPDATE tokens SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL", (_now_ms(now_ms), token_id)
-            )
+        row = self._found(token_id)
+        if row is None:
+            return False
+        with self._database.transaction(row.org_id, writes=True) as tx:
+            this = update(tokens).where(tx.own(tokens), tokens.c.id == token_id, tokens.c.revoked_at.is_(None))
+            done = tx.run(this.values(revoked_at=_now_ms(now_ms)))
         self._verified.clear()
         return done.rowcount == 1
 
     def list(self, org: str) -> Sequence[Token]:
         """The org's tokens, oldest first, revoked and expired ones included."""
-        return [
-            _token(row)
-            for row in self._rows(
-                f"SELECT {_COLUMNS} FROM tokens WHERE org_id IN (SELECT id FROM orgs WHERE id = ?1 OR slug = ?1)"
-                " ORDER BY created_at, id",
-                org,
-            )
-        ]
+        owner = self.org(org)
+        if owner is None:
+            return []
+        with self._database.transaction(owner.id) as tx:
+            wanted = select(*_COLUMNS).where(tx.own(tokens)).order_by(tokens.c.created_at, tokens.c.id)
+            return [_token(row) for row in tx.rows(wanted)]
 
     def _looked_up(self, text: str) -> Token:
         prefix, _, rest = text.partition("_")
         token_id, _, secret = rest.partition("_")
         if prefix != "cmis" or not token_id or not secret:
             raise Unauthorized("malformed")
-        rows = self._rows(f"SELECT {_COLUMNS}, secret_sha256 FROM tokens WHERE id = ?", token_id)
-        stored = str(rows[0][-1]) if rows else _NOBODY
-        if not hmac.compare_digest(_sha256(secret), stored):
-            raise Unauthorized("wrong_secret" if rows else "unknown", token_id)
-        token = _token(rows[0][:-1])
+        row = self._found(token_id)
+        stored = row.secret_sha256 if row is not None else _NOBODY
+        if not hmac.compare_digest(_sha256(secret), stored) or row is None:
+            raise Unauthorized("unknown" if row is None else "wrong_secret", token_id)
+        token = _token(row[:-1])
         if token.revoked_at_ms is not None:
             raise Unauthorized("revoked", token.id)
         return token
 
-    def _note_use(self, token_id: str, now_ms: int) -> None:
-        self._notes.execute("UPDATE tokens SET last_used = max(coalesce(last_used, 0), ?) WHERE id = ?", (now_ms, token_id))
+    def _found(self, token_id: str) -> Any:
+        """_COLUMNS and the secret's hash, whatever org it is of; None when there is none."""
+        with self._database.transaction(None) as tx:
+            rows = tx.rows(select(*_COLUMNS, tokens.c.secret_sha256).where(named(tx, [token_id])(tokens.c.id)))
+        return rows[0] if rows else None
 
-    def _rows(self, sql: str, *parameters: str) -> Sequence[Row]:
-        with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+    def _note_use(self, token: Token, now_ms: int) -> None:
+        earlier = func.coalesce(tokens.c.last_used, 0) < now_ms
+        try:
+            with self._database.transaction(token.org, writes=True) as tx:
+                this = update(tokens).where(tx.own(tokens), tokens.c.id == token.id, earlier)
+                tx.run(this.values(last_used=now_ms))
+        except Unavailable as error:
+            _log.warning("when token %s was used could not be noted: %s", token.id, error)
 
 
-def _token(row: Row) -> Token:
+def _select_orgs() -> Select[Any]:
+    return select(orgs.c.id, orgs.c.slug, orgs.c.name, orgs.c.created_at)
+
+
+def _token(row: Sequence[Any]) -> Token:
     token_id, org, name, scopes, *times = row
-    return Token(token_id, org, name, frozenset(str(scopes).split()), *times)
+    return Token(token_id, org, name, frozenset(scopes.split()), *times)
 
 
 def _sha256(secret: str) -> str:
@@ -231,3 +223,8 @@ def _sha256(secret: str) -> str:
 
 def _now_ms(now_ms: int | None) -> int:
     return time.time_ns() // 1_000_000 if now_ms is None else now_ms
+
+
+def _hashed(text: str) -> bytes:
+    """Of the whole text, as a key: no secret stays in memory, and a lookup's timing says nothing about one."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

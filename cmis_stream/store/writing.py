@@ -23,7 +23,9 @@ from . import tables, uniques
 from .bodies import checked, pointer, tags_column, written
 from .changes import Change
 from .database import Transaction
-from .decisions import Actor, Command, Context, Decision, Delete, Document, Effect, Put, Restore, Result
+from .decisions import Actor, Command, Context, Decision, Delete, Document, Put, Restore, Result
+from .effects import carry_out, put_into_outbox
+from .jobs import Jobs
 from .kinds import ANYONE, Kind, Kinds
 from .personal import Sealer
 from .slots import Slots
@@ -48,9 +50,16 @@ class Work:
     """What one transaction does in an org. Opening it waits for the org's other writers."""
 
     def __init__(
-        self, tx: Transaction, kinds: Kinds, slots: Slots, sealer: Sealer, actor: Actor, clock: Callable[[], int]
+        self,
+        tx: Transaction,
+        kinds: Kinds,
+        slots: Slots,
+        sealer: Sealer,
+        actor: Actor,
+        clock: Callable[[], int],
+        jobs: Jobs | None = None,
     ) -> None:
-        self._sealer = sealer
+        self._sealer, self._jobs = sealer, jobs
         self._tx, self._kinds, self._slots, self._actor = tx, kinds, slots, actor
         self._seq, self._hash = tx.lock_head(tables.org_heads)
         self.now_ms = clock()  # with the lock, so that times do not run against the changes' order
@@ -124,7 +133,9 @@ class Work:
                 self._restore(change, command.name)
         uniques.sync(self._tx, self._kinds, self._touched.values())
         references.check(self._tx, self._kinds, self._touched.values(), self._actor)
-        self._effects += [self._row_of(effect) for effect in decision.effects]
+        for effect in decision.effects:
+            row = carry_out(self._tx, self._jobs, effect, self._actor.id, self.now_ms, self._new_id)
+            self._effects += [] if row is None else [row]
         if about is None:
             about = next((change.id for change in decision.changes if change.kind == command.kind), None)
         touched = tuple((kind, identity, after.version) for (kind, identity), (_, after) in self._touched.items())
@@ -225,11 +236,6 @@ class Work:
         self._changes.append(unsigned._replace(hash=unsigned.digest()))
         self._seq, self._hash = self._changes[-1].seq, self._changes[-1].hash
 
-    def _row_of(self, effect: Effect) -> dict[str, Any]:
-        due = self.now_ms if effect.due_at is None else effect.due_at
-        row = {"org_id": self._tx.org, "id": self._new_id(), "effect": effect.name, "body": written(effect.body)}
-        return {**row, "due_at": due, "attempts": 0, "done_at": None}
-
     def _load(self, kind: str, identity: str) -> Document | None:
         rows = self._tx.rows(select(*ROW).where(*self._is(kind, identity)))
         return self._sealer.opened(self._tx, [document_of(rows[0])])[0] if rows else None
@@ -249,18 +255,17 @@ class Work:
 
     # --- the whole transaction ----------------------------------------------------------------------------------------
 
-    def mark(self) -> tuple[int, int, int, str]:
+    def mark(self) -> tuple[int, int, int, int, str]:
         """For `back_to`, when what came since then is rolled back."""
-        return len(self._changes), len(self._effects), self._seq, self._hash
+        return len(self._changes), len(self._effects), len(self._tx.after_commit), self._seq, self._hash
 
-    def back_to(self, mark: tuple[int, int, int, str]) -> None:
-        changes, effects, self._seq, self._hash = mark
-        del self._changes[changes:], self._effects[effects:]
+    def back_to(self, mark: tuple[int, int, int, int, str]) -> None:
+        changes, effects, after, self._seq, self._hash = mark
+        del self._changes[changes:], self._effects[effects:], self._tx.after_commit[after:]
 
     def finish(self) -> None:
         """Writes changes and effects, and moves the org's head."""
-        if self._effects:
-            self._tx.run(insert(tables.outbox), self._effects)
+        put_into_outbox(self._tx, self._effects)
         if not self._changes:
             return
         names = tables.changes.c.keys()

@@ -21,6 +21,7 @@ from cmis_stream.api.page import Page
 from cmis_stream.api.session import session_router
 from cmis_stream.core.batch import Batch
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.store.database import Database
 from cmis_stream.store.sessions import SessionStore
 from cmis_stream.store.signing import GatewayTokens, signing_key
 from cmis_stream.store.tokens import TokenStore
@@ -52,8 +53,10 @@ class World:
     """The app with its session routes and a page in `page`, a folder that is still empty."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokens, self.log = TokenStore.open(folder / "store.db"), Log()
-        self.sessions = SessionStore(self.tokens)
+        self.folder, self.log = folder, Log()
+        self.database = Database(f"sqlite:///{folder / 'store.db'}")
+        self.tokens = TokenStore(self.database)
+        self.sessions = SessionStore(self.database, self.tokens)
         self.gateway_tokens = GatewayTokens(signing_key(folder / "gateway.key"))
         self.page = folder / "page"
         for slug in ("acme", "globex"):
@@ -70,6 +73,7 @@ class World:
     def close(self) -> None:
         self.sessions.close()
         self.tokens.close()
+        self.database.close()
 
     def headers(self, **more: str) -> dict[str, str]:
         given = {name.replace("_", "-"): value for name, value in more.items()}

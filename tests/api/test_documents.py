@@ -82,6 +82,17 @@ async def test_every_mistake_of_a_body_is_named_by_a_pointer(rest: Rest) -> None
     assert all(error.keys() == {"pointer", "code", "got", "expected"} for error in response.json()["errors"])
 
 
+async def test_every_mistake_of_an_item_of_a_bulk_is_named_also_when_it_is_repeated(rest: Rest) -> None:
+    items = [{"op": "create", "body": {"name": 5, "colour": "red"}}, {"op": "create", "body": {"name": "a", "slug": "a"}}]
+    key = {"Idempotency-Key": "k"}
+    for _ in range(2):
+        done = (await rest.ann.ask("POST", f"{TOYS}/bulk", json={"items": items}, headers=key)).json()["results"]
+        assert [one["status"] for one in done] == [422, 201]
+        problem = done[0]["problem"]
+        assert {error["pointer"] for error in problem["errors"]} == {"/body/name", "/body/slug", "/body/colour"}
+        assert problem["detail"].startswith("/body/name: expected ") and problem["detail"].endswith("(and 2 more).")
+
+
 NO_BODIES = [
     (b"", 400, "malformed"),
     (b"{", 400, "malformed"),
@@ -378,6 +389,12 @@ def test_a_code_that_nobody_declared_is_told_in_the_log_and_not_published(caplog
     problem = Refusals(kinds(BOX)).problem(Rejected("odd", "/label", 1, "a text"))
     assert (problem.status, problem.code, problem.detail) == (422, "invalid", "/label: expected a text, got 1.")
     assert "'odd', which no manifest declares" in caplog.text
+
+
+def test_what_an_org_has_too_many_of_may_be_asked_for_again_later() -> None:
+    problem = Refusals(kinds(BOX)).problem(Rejected("too_many", "/job", "100 jobs that wait", "at most 100 of an org"))
+    assert (problem.status, problem.code) == (429, "too_many") and int(problem.headers["Retry-After"]) > 0
+    assert problem.extra["errors"][0]["pointer"] == "/job"
 
 
 def test_every_code_has_its_title_in_the_published_enumeration() -> None:

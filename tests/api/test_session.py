@@ -55,7 +55,7 @@ async def browser(world: Any) -> AsyncIterator[Browser]:
 def elsewhere(world: Any, session_id: str) -> None:
     """Another process revokes the session."""
     code = "import sys; from cmis_stream.cli import main; main()"
-    arguments = ["session", "revoke", session_id, "--data-dir", str(world.tokens.path.parent)]
+    arguments = ["session", "revoke", session_id, "--data-dir", str(world.folder)]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=Path(__file__).parents[2], capture_output=True)
 
 

@@ -12,7 +12,7 @@ import pytest
 from cmis_stream.instance import Instance
 from cmis_stream.settings import Settings
 
-PUBLIC = {("post", "/api/session"), *(("get", path) for path in ("/healthz", "/readyz", "/metrics", "/status"))}
+PUBLIC = {("post", "/api/session"), *(("get", path) for path in ("/files/{token}", "/healthz", "/readyz", "/metrics", "/status"))}
 """The last one only to this machine itself (tests/health)."""
 """What nobody has to be known for: whether the process lives, and signing in."""
 BEARER_ONLY = {"/api/orgs/{org}/events", "/api/orgs/{org}/gateway-token"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def documents(world: World) -> Iterator[Documents]:
     """With some to be found: toys that can be asked for by slug, a deleted one, one of each other kind."""
-    database = Database(f"sqlite:///{Path(world.tokens.path)}")
+    database = Database(f"sqlite:///{world.folder / 'store.db'}")
     yield Documents(database, KINDS)
     database.close()
 

@@ -19,6 +19,7 @@ from cmis_stream.instance import Instance
 from cmis_stream.log.topics import partition_for
 from cmis_stream.runtime import RAW
 from cmis_stream.settings import Settings
+from cmis_stream.store.database import Database
 from cmis_stream.store.tokens import TokenStore
 from tests.e2e.support import Processes, Up, dead_letters, logged_ids, until
 
@@ -36,7 +37,9 @@ class Served:
 
     def __init__(self, processes: Processes, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.tokens = TokenStore.open(data_dir / "store.db")
+        data_dir.mkdir(parents=True, exist_ok=True)
+        self.database = Database(f"sqlite:///{data_dir / 'store.db'}")
+        self.tokens = TokenStore(self.database)
         for org in ("acme", "globex"):
             self.tokens.create_org(org, org.title())
         self.token = self.tokens.create("acme", ["ingest"])[1]
@@ -68,6 +71,7 @@ class Served:
     def close(self) -> None:
         self.client.close()
         self.tokens.close()
+        self.database.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from cmis_stream.feeds.sending import local_tokens
 from cmis_stream.log import envelope
 from cmis_stream.runtime import METRICS
+from cmis_stream.store.database import Database
 from cmis_stream.store.tokens import TokenStore
 from scripts.kafka import Kafka
 from scripts.redis import Redis
@@ -248,11 +249,8 @@ class Cluster:
         return local_tokens(self.data_dir, create_orgs=True)
 
     def read_token(self, org: str) -> str:
-        store = TokenStore.open(self.data_dir / "store.db")
-        try:
+        with closing(Database(f"sqlite:///{self.data_dir / 'store.db'}")) as database, closing(TokenStore(database)) as store:
             return store.create(org, ["read"])[1]
-        finally:
-            store.close()
 
     async def adopted(self) -> set[str]:
         """Orgs whose rules are in the metrics log, and so in force."""

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 from aiokafka import AIOKafkaProducer
 
+from cmis_stream.live.jobs import JOBS
 from cmis_stream.log.envelope import Tick, encode
 from cmis_stream.log.kafka_topics import MESSAGE_BYTES
 from cmis_stream.runtime import CHANGES, DEAD_LETTERS, METRICS, RAW, ROLLUPS, TRANSITIONS
@@ -34,9 +35,10 @@ OF_ITS_OWN: dict[str, list[bytes | None]] = {
         msgspec.msgpack.encode({"k": "rules", "v": 1, "t": 1, "org": 7, "version": "x", "rules": 3, "evaluate": None}),
     ],
     CHANGES: [
-        b'{"kind": "alert_rules"}', b'{"kind": "alert_rules", "org": 7, "version": "x", "evaluate": "pane", "rules": 3}',
+        b'{"kind": "alert_rule"}', b'{"kind": "alert_rule", "org": 7, "version": "x", "items": 3}',
         b'{"kind": "something else"}',
     ],
+    JOBS: [b'{"org": "a:b", "jobs": []}', b'{"org": "acme", "jobs": [7]}'],
     TRANSITIONS: [
         b'{"source": ["cmis.metrics.v1", 0, 0]}', b'{"source": ["cmis.metrics.v1", 0, 999999999, 1], "transitions": []}',
         b'{"source": ["elsewhere", 0, 0], "transitions": [{"state": "firing"}]}',

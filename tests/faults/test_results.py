@@ -93,9 +93,9 @@ async def in_store(instance: Instance) -> dict[str, tuple[Any, ...]]:
         return all(at.get(place, -1) >= end for place, end in ends.items())
 
     await awaited(written, "the transitions in the store")
-    docs = [*runtime.facts.everywhere_in_state("incident", "firing"), *runtime.facts.everywhere_in_state("incident", "resolved")]
-    assert max(Counter(doc["id"] for _, doc in docs).values()) == 1
-    return {doc["id"]: (org, doc["key"], doc["state"], doc["started_at"], doc["resolved_at"]) for org, doc in docs}
+    found = runtime.facts.everywhere("incident")
+    assert max(Counter(fact.id for fact in found).values()) == 1
+    return {fact.id: (fact.org, *(fact.body[name] for name in ("key", "state", "started_at", "resolved_at"))) for fact in found}
 
 
 async def recovered(instance: Instance) -> dict[str, list[tuple[str, int]]]:

@@ -29,6 +29,7 @@ from cmis_stream.core.errors import ConfigError
 from cmis_stream.feeds import client as client_module
 from cmis_stream.feeds.client import IngestStopped, Progress, Summary, send_file
 from cmis_stream.feeds.decode import Refusal
+from cmis_stream.store.database import Database
 from cmis_stream.store.sessions import SessionStore
 from cmis_stream.store.tokens import TokenStore
 
@@ -53,7 +54,8 @@ class Server:
     """The real app on a loopback port; keeps what was published, counted once by (org, source, sequence)."""
 
     def __init__(self, tmp_path: Path) -> None:
-        self.tokens = TokenStore.open(tmp_path / "store.db")
+        self.database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+        self.tokens = TokenStore(self.database)
         self.texts: dict[str, str] = {}
         for org in ORGS:
             self.tokens.create_org(org, org)
@@ -66,7 +68,7 @@ class Server:
         self.requests = 0
         self.fault: Callable[[int], str | None] = lambda number: None
         self.pause_s = 0.0
-        auth = Auth(self.tokens, SessionStore(self.tokens), Hosts(), lambda: NOW)
+        auth = Auth(self.tokens, SessionStore(self.database, self.tokens), Hosts(), lambda: NOW)
         self.app = create_app(ApiPorts(auth, self.publish, self.dead_letter, lambda: NOW))
         self.port = 0
 

@@ -13,22 +13,25 @@ import pytest
 from cmis_stream.core.time import DAY_MS, MINUTE_MS
 from cmis_stream.gateway.access import StoreAccess
 from cmis_stream.gateway.ports import Grant, Refused
+from cmis_stream.store.database import Database
 from cmis_stream.store.rights import Rights
 from cmis_stream.store.sessions import Session, SessionStore
 from cmis_stream.store.signing import GatewayTokens
 from cmis_stream.store.tokens import TokenStore
+from tests.store.conftest import Places, places, postgres, postgres_urls
 
+__all__ = ["places", "postgres", "postgres_urls"]
 NOW = 1_767_225_600_000
 
 
 class Installation:
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "store.db"
-        self.tokens = TokenStore.open(self.path)
+    def __init__(self, places: Places) -> None:
+        self.url, self.database = places.app, Database(places.app)
+        self.tokens = TokenStore(self.database)
         for org in ("acme", "globex"):
             self.tokens.create_org(org, org)
-        self.sessions = SessionStore(self.tokens)
-        self.rights = Rights(self.path)
+        self.sessions = SessionStore(self.database, self.tokens)
+        self.rights = Rights(self.database)
         self.signer = GatewayTokens(bytes(32))
         self.now_ms = NOW
         self.access = StoreAccess(self.rights, self.tokens, self.signer, lambda: self.now_ms)
@@ -47,17 +50,17 @@ class Installation:
     def elsewhere(self, *command: str) -> None:
         """Another process runs `cmis …`."""
         code = "from cmis_stream.cli import main; main()"
-        arguments = [*command, "--data-dir", str(self.path.parent)]
+        arguments = [*command, "--store", self.url]
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=Path(__file__).parents[2], capture_output=True)
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(tmp_path)
+def installation(places: Places) -> Iterator[Installation]:
+    made = Installation(places)
     yield made
-    made.rights.close()
     made.sessions.close()
     made.tokens.close()
+    made.database.close()
 
 
 @pytest.mark.spec("GTW-M08", partial="the token decides the org; every topic is open to whoever may read it")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cmis_stream.backplane.items import ITEMS, IncidentItem, MetricItem
+from cmis_stream.backplane.items import ITEMS, IncidentItem, JobItem, MetricItem
 from cmis_stream.core.channels import TOPICS
 from cmis_stream.gateway.asyncapi import asyncapi_document
 from cmis_stream.gateway.codes import DISCONNECTS, ERRORS
@@ -16,7 +16,11 @@ INCIDENT = IncidentItem(
     id="i", key="k", entity="USD/meta", rule="r", severity="high", level="platform", currency="USD", platform="meta", account="",
     campaign="", ad_set="", ad="", state="firing", at=1, value=None, window="5m", sums=(1, 2, 3, 4, 5, 6), events=[], version=1,
 )  # fmt: skip
-EXAMPLES = {"metrics": MetricItem("USD/meta", 0, 10_000, True, (1, 2, 3, 4, 5, 6)), "incidents": INCIDENT}
+JOB = JobItem(
+    entity="j", id="j", kind="train", state="running", progress_ratio=0.5, said="fold 1", eta_at=2, created_at=1, started_at=1,
+    ended_at=None, attempts=1, cancel_asked_at=None, actor="t", result=None, result_length=None, problem=None, version=3,
+)  # fmt: skip
+EXAMPLES = {"metrics": MetricItem("USD/meta", 0, 10_000, True, (1, 2, 3, 4, 5, 6)), "incidents": INCIDENT, "jobs": JOB}
 
 
 def resolved(document: dict[str, Any], reference: str) -> Any:

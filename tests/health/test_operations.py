@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,9 @@ from cmis_stream.gateway.figures import Figures
 from cmis_stream.gateway.limits import Limits as GatewayLimits
 from cmis_stream.gateway.ports import Grant
 from cmis_stream.health.health import Health
+from cmis_stream.health.store import StoreProbe
 from cmis_stream.log.owner import Owner
+from cmis_stream.store.database import Database
 from tests.health.support import METRICS, NOW, TRANSITIONS, Held, Link, World
 from tests.log.support import World as OwnerWorld
 from tests.log.support import events
@@ -158,11 +161,10 @@ async def test_a_process_that_cannot_do_its_role_says_why_and_is_alive_unless_it
 
 
 async def test_a_locked_store_makes_a_process_unready_until_it_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cmis_stream.health.store.BUSY_S", 0.05)
-    path = tmp_path / "store.db"
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("create table t(x)")
-    world = World(store=path)
+    monkeypatch.setattr("cmis_stream.store.database.LOCK_S", 0.05)
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    world = World(store=database)
     other.execute("begin immediate")
     async with asking(health_of(world)) as http:
         locked = await http.get("/readyz")
@@ -170,10 +172,27 @@ async def test_a_locked_store_makes_a_process_unready_until_it_is_let_go(tmp_pat
     async with asking(health_of(world)) as http:
         free = await http.get("/readyz")
     other.close()
-    assert locked.json()["reasons"] == [
-        {"code": "store_locked", "detail": "the store store.db cannot be written: database is locked"}
-    ]
+    database.close()
+    detail = "the store cannot be written: another transaction took longer than 0.05 s"
+    assert locked.json()["reasons"] == [{"code": "store_locked", "detail": detail}]
     assert free.status_code == 200
+
+
+async def test_who_asks_about_a_store_that_does_not_answer_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And asks it once, however often that is asked."""
+    monkeypatch.setattr("cmis_stream.health.store.BUSY_S", 0.02)
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    probe = StoreProbe(database)
+    with database.transaction(None, writes=True):
+        for _ in range(3):
+            await probe.refresh(0)
+            assert probe.problem == "the store cannot be written: no answer within 0.02 s"
+            await asyncio.sleep(0.05)
+        assert len(database._writer._waiting) == 1  # type: ignore[union-attr]
+    while probe.problem is not None:
+        await asyncio.sleep(0.05)
+        await probe.refresh(0)
+    database.close()
 
 
 async def test_a_backplane_that_is_away_makes_only_a_gateway_unready_and_is_everybodys_problem() -> None:
@@ -200,6 +219,15 @@ class Hub:
     def write(self, frames: bytes) -> None: ...
 
     def close(self, code: int, reason: str) -> None: ...
+
+
+async def test_effects_that_were_given_up_are_told_and_keep_no_process_from_its_role() -> None:
+    world = World(troubles=lambda: [("effects_failed", "3 effects were given up")], failed_effects=lambda: 3)
+    async with asking(health_of(world)) as http:
+        status, ready = (await http.get("/status")).json(), await http.get("/readyz")
+        assert samples((await http.get("/metrics")).text)["cmis_failed_effects"] == {(): 3}
+    assert status["problems"] == [{"code": "effects_failed", "detail": "3 effects were given up"}]
+    assert status["ready"] and not status["healthy"] and ready.status_code == 200
 
 
 async def test_the_slowest_clients_stand_in_the_status_and_their_sum_in_the_metrics() -> None:

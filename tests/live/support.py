@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,16 @@ import orjson
 
 from cmis_stream.core.ids import fact_id, incident_key
 from cmis_stream.core.rollups import Rollup
+from cmis_stream.live.jobs import JOBS
 from cmis_stream.live.tail import LogTail
 from cmis_stream.log import rollup
 from cmis_stream.log.owner import ROLLUPS, TRANSITIONS
 from cmis_stream.log.reader import LogReader
 from cmis_stream.log.topics import partition_for
+from cmis_stream.modules.alerts.incidents import INCIDENT
+from cmis_stream.store.database import Database
+from cmis_stream.store.facts import Facts
+from cmis_stream.store.kinds import Kinds, Manifest
 from tests.log.written import Written
 
 NOW = 1_767_225_600_000
@@ -24,6 +32,32 @@ PARTITIONS = 8
 ACME = partition_for(b"acme", PARTITIONS)
 INCIDENTS, FIGURES = "org:acme:incidents", "org:acme:metrics"
 SUMS = {"events": 1, "impressions": 2, "clicks": 3, "spend": 4, "conversions": 5, "revenue": 6}
+
+
+KINDS = Kinds([Manifest("alerts", (), facts=(INCIDENT,))])
+
+
+class ProcessFacts(Facts):
+    """As one process has them, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(_empty())
+        super().__init__(Database(f"sqlite:///{path}"), KINDS)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+@cache
+def _empty() -> bytes:
+    """A file with all tables: making them takes longer than most tests."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
+        Facts(database := Database(f"sqlite:///{path}"), KINDS)
+        database.close()
+        assert not path.with_name("store.db-wal").exists()
+        return path.read_bytes()
 
 
 def line(
@@ -82,7 +116,7 @@ class Results:
 @asynccontextmanager
 async def results(opening: AbstractAsyncContextManager[Written]) -> AsyncIterator[Results]:
     async with opening as written:
-        for topic in (TRANSITIONS, ROLLUPS):
+        for topic in (TRANSITIONS, ROLLUPS, JOBS):
             await written.create(topic, PARTITIONS)
         reader = await written.reader()
         try:

@@ -7,7 +7,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cmis_stream.core.errors import CmisError
+from cmis_stream.live import positioned
 from cmis_stream.live import projection as projection_module
 from cmis_stream.live.projection import READER, Projection
 from cmis_stream.log.owner import TRANSITIONS
-from cmis_stream.store.facts import FactStore, Place
-from tests.live.support import ACME, METRICS, NOW, line, transitions
+from cmis_stream.store import database as database_module
+from cmis_stream.store.database import Unavailable
+from cmis_stream.store.facts import Facts, Place
+from tests.live.support import ACME, METRICS, NOW, ProcessFacts, line, transitions
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +35,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 class Run:
     """One process's projection into a store, from its start to its end or kill."""
 
-    def __init__(self, store: FactStore, epoch: str = "e") -> None:
+    def __init__(self, store: Facts, epoch: str = "e") -> None:
         self.errors: list[BaseException] = []
         self.acked: list[int] = []
         self.projection = Projection(store, epoch, self._guard, lambda: NOW)
@@ -57,30 +60,40 @@ class Run:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FactStore]:
-    opened = FactStore(tmp_path / "store.db")
-    yield opened
-    opened.close()
+def store(tmp_path: Path) -> Iterator[Facts]:
+    with closing(ProcessFacts(tmp_path / "store.db")) as opened:
+        yield opened
 
 
-def held(store: FactStore) -> list[tuple[str, str, int]]:
+def held(store: Facts) -> list[tuple[str, str, int]]:
     """(incident, state, version) of everything in the store."""
-    both = [*store.everywhere_in_state("incident", "firing"), *store.everywhere_in_state("incident", "resolved")]
-    return sorted((doc["id"], doc["state"], doc["version"]) for _, doc in both)
+    return sorted((fact.id, fact.body["state"], fact.version) for fact in store.everywhere("incident"))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """By another process, as long as the block takes."""
+    blocker = sqlite3.connect(folder / "store.db", isolation_level=None)
+    blocker.execute("begin immediate")
+    try:
+        yield
+    finally:
+        blocker.execute("rollback")
+        blocker.close()
 
 
 @pytest.mark.spec("ALR-M11")
-async def test_an_incident_is_opened_and_closed_by_its_transitions(store: FactStore) -> None:
+async def test_an_incident_is_opened_and_closed_by_its_transitions(store: Facts) -> None:
     opened = line(0)
     await Run(store).all((0, transitions(0, opened)), (1, transitions(5, line(5, state="resolved", opened=opened["id"]))))
     doc = store.get("acme", "incident", opened["incident"])
-    assert doc is not None
-    assert (doc["state"], doc["started_at"], doc["resolved_at"], doc["version"]) == ("resolved", NOW, NOW + 5000, 2)
-    assert doc["events"] == ["e0"] and doc["sums"] == [1, 2, 3, 4, 5, 6]
+    assert doc is not None and (doc.version, doc.at) == (2, NOW + 5000)
+    assert (doc.body["state"], doc.body["started_at"], doc.body["resolved_at"]) == ("resolved", NOW, NOW + 5000)
+    assert doc.body["events"] == ["e0"] and doc.body["sums"] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.spec("ALR-O03", partial="window values and the newest events; the page that shows them is the page's")
-async def test_two_episodes_of_a_rule_and_an_entity_are_two_incidents(store: FactStore) -> None:
+async def test_two_episodes_of_a_rule_and_an_entity_are_two_incidents(store: Facts) -> None:
     first, second = line(0), line(9)
     ends = line(5, state="resolved", opened=first["id"])
     await Run(store).all((0, transitions(0, first)), (1, transitions(5, ends)), (2, transitions(9, second)))
@@ -88,75 +101,116 @@ async def test_two_episodes_of_a_rule_and_an_entity_are_two_incidents(store: Fac
     assert held(store) == sorted([(first["incident"], "resolved", 2), (second["incident"], "firing", 1)])
 
 
-async def test_a_record_is_acked_once_it_is_in_the_store(store: FactStore) -> None:
+async def test_an_incident_of_which_only_the_end_is_known_has_the_version_that_is_told_of_it(store: Facts) -> None:
+    ends = line(5, state="resolved", opened=f"{METRICS}/{ACME}/0/0")
+    await Run(store).all((0, transitions(5, ends)))
+    assert held(store) == [(ends["incident"], "resolved", 2)]
+
+
+async def test_incidents_of_several_orgs_are_written_together(store: Facts) -> None:
+    lines = [line(0, number, org=org) for number, org in enumerate(["beta", "acme", "beta", "", "a\0b", "x" * 300])]
+    await Run(store).all((0, transitions(0, *lines)))
+    assert [(fact.org, fact.id) for fact in store.everywhere("incident")] == [
+        ("acme", lines[1]["incident"]),
+        *sorted([("beta", lines[0]["incident"]), ("beta", lines[2]["incident"])]),
+    ], "and what no org of ours is called is left out"
+
+
+async def test_a_record_is_acked_once_it_is_in_the_store(store: Facts, tmp_path: Path) -> None:
     run = Run(store)
     await run.projection.begin({ACME})
-    blocker = sqlite3.connect(store._writer.execute("pragma database_list").fetchone()[2], isolation_level=None)
-    blocker.execute("begin immediate")
-    await run.put((0, transitions(0)))
-    await asyncio.sleep(0)
-    assert run.acked == [] and held(store) == []
-    blocker.execute("rollback")
-    blocker.close()
+    with locked(tmp_path):
+        await run.put((0, transitions(0)))
+        await asyncio.sleep(0)
+        assert run.acked == [] and held(store) == []
     await run.projection.settled()
     assert run.acked == [0] and len(held(store)) == 1
 
 
-async def test_a_store_that_is_locked_for_long_is_waited_for(store: FactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_module, "BUSY_RETRY_S", 0.01)
-    store._writer.execute("pragma busy_timeout = 0")
-    run = Run(store)
-    await run.projection.begin({ACME})
-    path = store._writer.execute("pragma database_list").fetchone()[2]
-    blocker = sqlite3.connect(path, isolation_level=None)
-    blocker.execute("begin immediate")
-    refused = asyncio.Event()
-    write = store.write
+@pytest.fixture
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Facts]:
+    """Waits for no lock."""
+    ProcessFacts(tmp_path / "store.db").close()
+    monkeypatch.setattr(database_module, "LOCK_S", 0)
+    monkeypatch.setattr(positioned, "RETRY_S", 0.01)
+    with closing(ProcessFacts(tmp_path / "store.db")) as opened:
+        yield opened
 
-    def noticed(*given: Any) -> None:
+
+async def test_a_store_that_is_locked_for_long_is_waited_for(
+    impatient: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(impatient)
+    await run.projection.begin({ACME})
+    refused = asyncio.Event()
+    write = impatient.write
+
+    def noticed(*given: Any) -> bool:
         try:
-            write(*given)
-        except sqlite3.OperationalError:
+            return write(*given)
+        except Unavailable:
             loop.call_soon_threadsafe(refused.set)
             raise
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(store, "write", noticed)
-    await run.put((0, transitions(0)))
-    await refused.wait()
-    blocker.execute("rollback")
-    blocker.close()
+    monkeypatch.setattr(impatient, "write", noticed)
+    with locked(tmp_path):
+        await run.put((0, transitions(0)))
+        await refused.wait()
     await run.projection.settled()
-    assert run.acked == [0] and not run.errors and len(held(store)) == 1
+    assert run.acked == [0] and not run.errors and len(held(impatient)) == 1
 
 
-async def test_what_cannot_be_written_before_the_end_is_given_up_and_comes_again(
-    store: FactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store._writer.execute("pragma busy_timeout = 0")
-    blocker = sqlite3.connect(store._writer.execute("pragma database_list").fetchone()[2], isolation_level=None)
+async def test_what_cannot_be_written_before_the_end_is_given_up_and_comes_again(impatient: Facts, tmp_path: Path) -> None:
+    run = Run(impatient)
+    await run.projection.begin({ACME})
+    with locked(tmp_path):
+        await run.put((0, transitions(0)))
+        await run.projection.settled(0.05)
+        assert run.acked == []
+    await Run(impatient).all((0, transitions(0)))
+    assert len(held(impatient)) == 1
+
+
+async def test_a_full_disk_is_waited_for(store: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positioned, "RETRY_S", 0.01)
     run = Run(store)
     await run.projection.begin({ACME})
-    blocker.execute("begin immediate")
-    await run.put((0, transitions(0)))
-    await run.projection.settled(0.05)
-    assert run.acked == []
-    blocker.execute("rollback")
-    blocker.close()
-    await Run(store).all((0, transitions(0)))
-    assert len(held(store)) == 1
+    refused = asyncio.Event()
+    write, room = store.write, threading.Event()
+
+    def without_room(*given: Any) -> bool:
+        with store._database._engine.connect() as connection:  # of this thread: the one that writes
+            count = connection.exec_driver_sql("pragma page_count").scalar() or 0
+            connection.exec_driver_sql(f"pragma max_page_count = {2**30 if room.is_set() else count}")
+        try:
+            return write(*given)
+        except Unavailable as error:
+            assert "full" in str(error)
+            loop.call_soon_threadsafe(refused.set)
+            raise
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(store, "write", without_room)
+    await run.put(*[(n, transitions(n, line(n, campaign=f"{n}" * 300))) for n in range(100)])
+    await refused.wait()
+    assert run.acked == [] and held(store) == []
+    room.set()
+    await run.projection.settled()
+    assert run.acked == list(range(100)) and not run.errors and len(held(store)) == 100
 
 
-async def test_a_store_that_is_broken_ends_the_process_and_acks_nothing(store: FactStore) -> None:
+async def test_a_store_that_is_broken_ends_the_process_and_acks_nothing(store: Facts, tmp_path: Path) -> None:
     run = Run(store)
     await run.projection.begin({ACME})
-    store._writer.execute("drop table facts")
+    with closing(sqlite3.connect(tmp_path / "store.db")) as db:
+        db.execute("drop table facts")
     await run.put((0, transitions(0)))
     await run.projection.settled()
     assert len(run.errors) == 1 and run.acked == []
 
 
-async def test_what_came_meanwhile_shares_a_transaction(store: FactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_came_meanwhile_shares_a_transaction(store: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(store)
     await run.projection.begin({ACME})
     sizes: list[int] = []
@@ -167,8 +221,8 @@ async def test_what_came_meanwhile_shares_a_transaction(store: FactStore, monkey
     assert run.acked == list(range(50)) and sizes == [50]
 
 
-async def test_reading_waits_when_too_much_is_not_written_yet(store: FactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection_module, "MOST_WAITING", 4)
+async def test_reading_waits_when_too_much_is_not_written_yet(store: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positioned, "MOST_WAITING", 4)
     run = Run(store)
     await run.projection.begin({ACME})
     await run.put(*[(n, transitions(n)) for n in range(4)])
@@ -193,7 +247,7 @@ def test_kills_of_the_metrics_agent_and_of_the_projection_change_nothing(
     tells so many of them again. What is read but not committed comes again."""
     told = [(source, transitions(source, *lines)) for source, lines in EPISODES]
     topic: list[bytes] = []
-    store = FactStore(tmp_path_factory.mktemp("store") / "store.db")
+    store = ProcessFacts(tmp_path_factory.mktemp("store") / "store.db")
 
     async def run() -> None:
         written, committed = 0, 0
@@ -216,18 +270,19 @@ def test_kills_of_the_metrics_agent_and_of_the_projection_change_nothing(
     store.close()
 
 
-async def test_the_position_never_goes_back(store: FactStore) -> None:
+async def test_the_position_never_goes_back(store: Facts) -> None:
     await Run(store).all(*[(n, transitions(n)) for n in range(5)])
     await Run(store).all((2, transitions(2)))
     assert store.positions(READER, "e")[TRANSITIONS, ACME] == 4
 
 
-async def test_what_fired_in_a_log_that_was_replaced_is_resolved(store: FactStore) -> None:
+async def test_what_fired_in_a_log_that_was_replaced_is_resolved(store: Facts) -> None:
     opened = line(0)
     await Run(store).all((0, transitions(0, opened)))
     await Run(store, epoch="another").all((0, transitions(0, again := line(1, campaign="d"))))
     doc = store.get("acme", "incident", opened["incident"])
-    assert doc is not None and (doc["state"], doc["reason"], doc["resolved_at"]) == ("resolved", "log_replaced", NOW)
+    assert doc is not None and doc.version == 2
+    assert (doc.body["state"], doc.body["reason"], doc.body["resolved_at"]) == ("resolved", "log_replaced", NOW)
     assert [(i, state) for i, state, _ in held(store) if i == again["incident"]] == [(again["incident"], "firing")]
     assert store.positions(READER, "e") == {}
 
@@ -239,7 +294,7 @@ class Killed(Exception):
     """The end of a process at this point."""
 
 
-class HeldStore(FactStore):
+class HeldStore(ProcessFacts):
     """Of one process: each write waits until the test lets it, or kills the process before or after it."""
 
     def __init__(self, path: Path) -> None:
@@ -320,13 +375,12 @@ REPEATED = [value for _, value in [*TOLD[:3], *TOLD[1:5], *TOLD[2:4], *TOLD[3:]]
 """The topic as two metrics agents that know nothing of each other have written it."""
 
 
-def documents(store: FactStore) -> dict[str, Any]:
-    both = [*store.everywhere_in_state("incident", "firing"), *store.everywhere_in_state("incident", "resolved")]
-    return {doc["id"]: doc for _, doc in both}
+def documents(store: Facts) -> dict[str, Any]:
+    return {fact.id: fact for fact in store.everywhere("incident")}
 
 
 async def _alone(path: Path) -> dict[str, Any]:
-    store = FactStore(path)
+    store = ProcessFacts(path)
     await Run(store).all(*enumerate(REPEATED))
     found = documents(store)
     store.close()
@@ -344,7 +398,7 @@ def test_two_processes_that_both_hold_a_partition_write_what_one_alone_would_and
     folder = tmp_path_factory.mktemp("two")
 
     async def run() -> None:
-        outside = FactStore(folder / "store.db")
+        outside = ProcessFacts(folder / "store.db")
         workers = [Worker(folder / "store.db", 0) for _ in range(2)]
         for worker in workers:
             await worker.assigned(0)
@@ -385,7 +439,7 @@ def test_two_processes_that_both_hold_a_partition_write_what_one_alone_would_and
 
 async def test_a_zombie_s_write_of_what_others_have_passed_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    zombie, successor = Worker(path, 0), FactStore(path)
+    zombie, successor = Worker(path, 0), ProcessFacts(path)
     await zombie.assigned(0)
     await zombie.read(REPEATED, 5)
     await asyncio.to_thread(zombie.store.waiting.wait)
@@ -400,10 +454,11 @@ async def test_a_zombie_s_write_of_what_others_have_passed_changes_nothing(tmp_p
     successor.close()
 
 
-async def test_a_store_whose_positions_went_back_ends_the_process(store: FactStore) -> None:
+async def test_a_store_whose_positions_went_back_ends_the_process(store: Facts, tmp_path: Path) -> None:
     run = Run(store)
     await run.all(*enumerate(REPEATED[:3]))
-    store._writer.execute("delete from positions")  # as a backup that is put back does
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as db:
+        db.execute("delete from positions")  # as a backup that is put back does
     await run.put(*list(enumerate(REPEATED))[3:5])
     await run.projection.settled()
     (error,) = run.errors
@@ -411,9 +466,9 @@ async def test_a_store_whose_positions_went_back_ends_the_process(store: FactSto
     assert run.acked == [0, 1, 2]
 
 
-async def test_processes_that_begin_in_a_new_log_one_after_the_other_end_nothing_of_it(store: FactStore) -> None:
+async def test_processes_that_begin_in_a_new_log_one_after_the_other_end_nothing_of_it(store: Facts) -> None:
     await Run(store).all((0, transitions(0)))
     first, second = Run(store, epoch="another"), Run(store, epoch="another")
     await first.all((0, transitions(0, again := line(1, campaign="d"))))
     await second.projection.begin({ACME})
-    assert documents(store)[again["incident"]]["state"] == "firing"
+    assert documents(store)[again["incident"]].body["state"] == "firing"

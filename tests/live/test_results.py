@@ -63,6 +63,13 @@ def test_the_size_of_figures_is_known_about_before_anybody_wants_them() -> None:
     assert len(publication.data()) / 2 < publication.size < 2 * len(publication.data())
 
 
+def test_an_org_that_no_channel_can_name_has_none_and_the_others_have_theirs() -> None:
+    """A foreign producer may write events of any org."""
+    told = read_result(TRANSITIONS, 9, transitions(4, line(4, org="a:b"), line(4, 1)))
+    assert list(told.publications) == [INCIDENTS] and len(told.lines) == 2
+    assert list(read_result(ROLLUPS, 9, figures(4, **{"a:b": 1, "acme": 2, "": 3})).publications) == [FIGURES]
+
+
 @pytest.mark.parametrize("topic", [TRANSITIONS, ROLLUPS])
 @pytest.mark.parametrize("value", [b"", b"{}", b"\xc1"])
 def test_what_is_no_result_is_an_error(topic: str, value: bytes) -> None:

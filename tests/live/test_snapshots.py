@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,17 @@ from cmis_stream.live.projection import READER
 from cmis_stream.live.snapshots import LiveSnapshots
 from cmis_stream.log.owner import TRANSITIONS, Owner
 from cmis_stream.modules.alerts.incidents import incident_after
-from cmis_stream.store.facts import Change, FactStore
+from cmis_stream.store.facts import Change, Facts
 from tests.core.reference import Event
 from tests.core.support import MINUTE, NOW, SECOND, batch_of, event, examples, streams
 from tests.core.test_rollups import cells_of
-from tests.live.support import ACME, line
+from tests.live.support import ACME, ProcessFacts, line
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FactStore]:
-    opened = FactStore(tmp_path / "store.db")
-    yield opened
-    opened.close()
+def store(tmp_path: Path) -> Iterator[Facts]:
+    with closing(ProcessFacts(tmp_path / "store.db")) as opened:
+        yield opened
 
 
 def owner_of(events: list[Event]) -> Owner:
@@ -56,12 +56,12 @@ def items(snapshot: Snapshot | None) -> list[dict[str, Any]]:
     return found
 
 
-def put(store: FactStore, *lines: dict[str, Any], position: int) -> None:
+def put(store: Facts, *lines: dict[str, Any], position: int) -> None:
     changes = [Change(one["org"], "incident", one["incident"], one["at"], partial(incident_after, line=one)) for one in lines]
-    store.write(changes, READER, "e", {(TRANSITIONS, ACME): position})
+    assert store.write(changes, READER, "e", {(TRANSITIONS, ACME): position}, {})
 
 
-async def test_incidents_that_fire_are_told_as_their_opening_transition_told_them_up_to_a_position(store: FactStore) -> None:
+async def test_incidents_that_fire_are_told_as_their_opening_transition_told_them_up_to_a_position(store: Facts) -> None:
     opened = [line(n, campaign=f"c{n}") for n in range(3)]
     put(store, *opened, line(7, state="resolved", campaign="c1", opened=opened[1]["id"]), line(8, org="globex"), position=5)
     found = await snapshots(store).snapshot(Channel("acme", "incidents"))
@@ -72,12 +72,12 @@ async def test_incidents_that_fire_are_told_as_their_opening_transition_told_the
     assert items(found)[1]["sums"] == [1, 2, 3, 4, 5, 6] and items(found)[1]["entity"] == "USD/meta//c0"
 
 
-async def test_before_the_first_transition_nothing_fires_and_everything_is_to_come(store: FactStore) -> None:
+async def test_before_the_first_transition_nothing_fires_and_everything_is_to_come(store: Facts) -> None:
     found = await snapshots(store).snapshot(Channel("acme", "incidents"))
     assert found is not None and (items(found), found.offset) == ([], -1)
 
 
-async def test_of_very_many_incidents_the_newest_are_told(store: FactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_very_many_incidents_the_newest_are_told(store: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots_module, "MOST_INCIDENTS", 2)
     put(store, *[line(n, campaign=f"c{n}") for n in range(5)], position=0)
     assert [item["campaign"] for item in items(await snapshots(store).snapshot(Channel("acme", "incidents")))] == ["c4", "c3"]

@@ -12,7 +12,7 @@ import pytest
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.rollups import Rollup
 from cmis_stream.log import envelope, rollup, transitions
-from cmis_stream.log.catalog import read_change
+from cmis_stream.log.catalog import RULES, read_catalog
 from cmis_stream.log.codec import pack, unpack
 from cmis_stream.log.envelope import RuleSet, Tick
 from tests.log.support import NOW, events
@@ -89,12 +89,12 @@ def test_a_rollup_with_a_field_of_another_kind_is_refused_or_still_one_whose_row
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"[]", b"7", b"\xff", b'{"kind": "alert_rules"}', b'{"kind": "alert_rules", "org": "a", "version": 1, "rules": 3}'],
+    [b"", b"[]", b"7", b"\xff", b'{"kind": "alert_rule"}', b'{"kind": "alert_rule", "org": "a", "version": 1, "items": 3}'],
 )
 def test_a_change_that_is_none_is_refused(value: bytes) -> None:
     with pytest.raises(Rejected):
-        read_change(value)
+        read_catalog(value, RULES)
 
 
 def test_a_change_of_another_kind_and_a_deletion_are_nothing_to_the_rules() -> None:
-    assert read_change(None) is None and read_change(msgspec.json.encode({"kind": "flag"})) is None
+    assert read_catalog(None, RULES) is None and read_catalog(msgspec.json.encode({"kind": "flag"}), RULES) is None

@@ -196,8 +196,7 @@ async def equals_an_undisturbed_run(broker: Kafka, workload: Workload, folder: P
         async with asyncio.timeout(STALLED_S):
             while not all(worker.facts.positions(READER, worker.log.epoch).get((METRICS, p), -1) >= last[p] for p in last):
                 await asyncio.sleep(0.05)
-        stored = [doc for state in ("firing", "resolved") for _, doc in worker.facts.everywhere_in_state("incident", state)]
-        assert {doc["id"]: doc["state"] for doc in stored} == states
+        assert {fact.id: fact.body["state"] for fact in worker.facts.everywhere("incident")} == states
 
 
 async def committed_later(log: OnKafka, before: int) -> int:

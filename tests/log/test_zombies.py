@@ -205,8 +205,7 @@ async def test_a_zombie_that_wakes_up_changes_nothing(stage: Stage, hold: str, n
             lambda: worker.facts.positions(READER, worker.log.epoch).get(place, -1) >= last, "the last incident in the store"
         )
         states = {line["incident"]: line["state"] for line in told}
-        stored = [doc for state in ("firing", "resolved") for _, doc in worker.facts.everywhere_in_state("incident", state)]
-        assert {doc["id"]: doc["state"] for doc in stored} == states
+        assert {fact.id: fact.body["state"] for fact in worker.facts.everywhere("incident")} == states
 
 
 # --- and without ------------------------------------------------------------------------------------------------------------

@@ -121,14 +121,13 @@ async def test_a_peer_token_opens_neither_the_api_nor_the_gateway(process: Proce
         assert (await process.client.post("/api/orgs/acme/query", json=QUERY, headers=headers)).status_code == 401
         assert (await process.client.get("/api/session", headers=headers)).status_code == 401
         assert (await process.client.post("/api/orgs/acme/events", content=b"{}", headers=headers)).status_code == 401
-    rights = Rights(world.tokens.path)
+    rights = Rights(world.database)
     access = StoreAccess(rights, world.tokens, world.gateway_tokens, world.now)
     session = world.sessions.exchange(world.sessions.make_code(now_ms=world.now()), world.now())[0]
     for holder in ("acme", session.id):
         with pytest.raises(Refused):
             await access.verify(process.tokens.issue(holder, world.now()))
     assert await access.verify(world.gateway_tokens.issue(session.id, world.now())[0]), "the same under the right audience"
-    rights.close()
 
 
 @pytest.mark.spec("TEN-M05", partial="of what processes ask each other; other paths have tests of their own")

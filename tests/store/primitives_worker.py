@@ -1,5 +1,5 @@
 """Processes for the tests of the primitives to kill: `schedule URL RELAY_URL CLOCK`, `jobs URL RELAY_URL NAME LEASE_MS`,
-`upload URL FOLDER`."""
+`upload URL FOLDER`, `outbox URL RELAY_URL NAME LEASE_MS FILE`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from pathlib import Path
 
 from cmis_stream.jobs.runner import JobRunner
 from cmis_stream.store.blobs import FolderBlobs
+from cmis_stream.store.built_in_effects import commanding, publishing
 from cmis_stream.store.database import Database
+from cmis_stream.store.documents import Documents
 from cmis_stream.store.due import Due
 from cmis_stream.store.files import Files
 from cmis_stream.store.jobs import Jobs
+from cmis_stream.store.outbox import Outbox
 from cmis_stream.store.schedules import Scheduler, Schedules
+from tests.store.errands import errand_kinds
 from tests.store.primitives import JOB_KINDS
 
 
@@ -48,6 +52,20 @@ def upload(url: str, folder: Path) -> None:
         print(file.id, file.sha256, flush=True)
 
 
+def outbox(url: str, relay_url: str, name: str, lease_ms: int, file: Path) -> None:
+    """What it publishes is a line of the file."""
+    database, kinds = Database(url), errand_kinds()
+
+    def publish(org: str, topic: str, identity: str, body: bytes) -> None:
+        with file.open("ab") as out:
+            out.write(f"{org} {topic} {identity} {body.decode()}\n".encode())
+            out.flush()
+            os.fsync(out.fileno())
+
+    handlers = {"publish": publishing(publish), "command": commanding(Documents(database, kinds), kinds)}
+    Outbox(database, Due(Database(relay_url)), handlers, worker=name, lease_ms=lease_ms).run(threading.Event())
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["schedule", url, relay_url, clock]:
@@ -56,3 +74,5 @@ if __name__ == "__main__":
             asyncio.run(jobs(url, relay_url, name, int(lease_ms)))
         case ["upload", url, folder]:
             upload(url, Path(folder))
+        case ["outbox", url, relay_url, name, lease_ms, file]:
+            outbox(url, relay_url, name, int(lease_ms), Path(file))

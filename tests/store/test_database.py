@@ -81,11 +81,11 @@ def test_processes_that_start_at_once_agree_on_columns(places: Places) -> None:
 def test_what_else_is_in_the_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with sqlite3.connect(path) as other:
-        other.execute("create table orgs (id text)")
-        other.execute("insert into orgs values ('acme')")
+        other.execute("create table notes (id text)")
+        other.execute("insert into notes values ('acme')")
     database = Database(f"sqlite:///{path}")
     with database.transaction(None) as tx:
-        assert tx.rows(text("select id from orgs"))[0][0] == "acme"
+        assert tx.rows(text("select id from notes"))[0][0] == "acme"
     database.close()
 
 

@@ -74,6 +74,22 @@ function count(amount: number, short: boolean): string {
   return number({ maximumFractionDigits: Number.isInteger(amount) ? 0 : 1 }).format(amount);
 }
 
+/** A number of any kind, with all digits that it has. */
+export function amount(given: number): string {
+  return Number.isFinite(given) ? number({ maximumFractionDigits: 12 }).format(given) : NOTHING;
+}
+
+/** An amount of money whose currency is not known: "12.00", "0.0125". */
+export function decimal(given: number): string {
+  return Number.isFinite(given) ? number({ minimumFractionDigits: 2, maximumFractionDigits: 6 }).format(given) : NOTHING;
+}
+
+/** "1.5 MB"; 1 kB is 1,000 bytes. */
+export function bytes(given: number): string {
+  const scale = given < 1e3 ? 0 : given < 1e6 ? 1 : given < 1e9 ? 2 : 3;
+  return `${number({ maximumFractionDigits: scale === 0 ? 0 : 1 }).format(given / 1000 ** scale)} ${["B", "kB", "MB", "GB"][scale]}`;
+}
+
 /** A value on an axis: the fewest digits that tell ticks `step` apart. */
 export function tick(amount: number, unit: Unit, currency: string, step: number): string {
   const scale = unit === "money" || unit === "unit_money" ? MICROS : unit === "percent" ? 0.01 : 1;
@@ -128,6 +144,10 @@ export const time = {
   day: (at: number, zone: string): string => moment(at, zone, DAY),
   /** Mon 24 Nov, 14:03 */
   full: (at: number, zone: string): string => moment(at, zone, { weekday: "short", ...DAY, ...HOUR_MINUTE }),
+  /** 24 Nov 2026 */
+  date: (at: number, zone: string): string => moment(at, zone, { ...DAY, year: "numeric" }),
+  /** 24 Nov 2026, 14:03:20 */
+  moment: (at: number, zone: string): string => moment(at, zone, { ...DAY, year: "numeric", ...HOUR_MINUTE, second: "2-digit" }),
   /** What tells times of a window of `length` ms apart. */
   within: (at: number, length: number, zone: string): string =>
     length > 86_400_000
@@ -164,6 +184,22 @@ export function offsetMinutes(zone: string, at: number): number {
   const part = (type: string) => Number(parts.find((p) => p.type === type)!.value);
   const local = Date.UTC(part("year"), part("month") - 1, part("day"), part("hour"), part("minute"));
   return Math.round((local - Math.floor(at / 60_000) * 60_000) / 60_000);
+}
+
+/** A moment as fields for local times hold it: "2026-11-24T14:03:20"; "" for none. */
+export function toLocal(at: number, zone: string): string {
+  if (!Number.isFinite(at)) return "";
+  return new Date(at + offsetMinutes(zone, at) * 60_000).toISOString().slice(0, 19);
+}
+
+/** The moment of a local time; undefined where it is none. Of a time that the clocks show twice, the first. */
+export function fromLocal(local: string, zone: string): number | undefined {
+  const asUtc = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}/.test(local) ? Date.parse(`${local}Z`) : Number.NaN;
+  if (!Number.isFinite(asUtc)) return undefined;
+  const offsets = [asUtc - 86_400_000, asUtc + 86_400_000].map((near) => offsetMinutes(zone, near) * 60_000);
+  const found = offsets.map((offset) => asUtc - offset).filter((at) => toLocal(at, zone) === toLocal(asUtc, "UTC"));
+  // A time that the clocks leave out is read with the offset before the gap.
+  return found.length > 0 ? Math.min(...found) : asUtc - offsets[0]!;
 }
 
 /** Round moments of the zone's clock in [from, to], about `count` of them: where a time axis has its labels. */

@@ -1,6 +1,17 @@
 import { describe, expect, test } from "vitest";
 
-import { choicesOf, ownPath, pagePath, parametersOf, placeOf, withParameters, type Choices } from "../src/app/address.ts";
+import {
+  choicesOf,
+  documentsPath,
+  isAt,
+  ownPath,
+  pagePath,
+  parametersOf,
+  placeOf,
+  withParameters,
+  type Choices,
+  type Collection,
+} from "../src/app/address.ts";
 
 describe("places", () => {
   test.each([
@@ -11,13 +22,34 @@ describe("places", () => {
     ["/orgs/acme", { kind: "page", org: "acme", page: "" }],
     ["/orgs/a%2Fb/live", { kind: "page", org: "a/b", page: "live" }],
     ["/orgs/100%/live", { kind: "page", org: "100%", page: "live" }],
-    ["/orgs/acme/live/more", { kind: "nowhere" }],
+    ["/orgs/acme/toy/my-toys", { kind: "documents", org: "acme", module: "toy", plural: "my-toys", view: { of: "list" } }],
+    ["/orgs/acme/toy/toys/new", { kind: "documents", org: "acme", module: "toy", plural: "toys", view: { of: "new" } }],
+    [
+      "/orgs/acme/toy/toys/a%2Fb",
+      { kind: "documents", org: "acme", module: "toy", plural: "toys", view: { of: "one", id: "a/b" } },
+    ],
+    [
+      "/orgs/acme/toy/toys/7/edit",
+      { kind: "documents", org: "acme", module: "toy", plural: "toys", view: { of: "edit", id: "7" } },
+    ],
+    ["/orgs/acme/toy/toys/7/else", { kind: "nowhere" }],
+    ["/orgs/acme/toy/toys/7/edit/more", { kind: "nowhere" }],
     ["/else", { kind: "nowhere" }],
   ])("%s", (path, place) => expect(placeOf(path)).toEqual(place));
 
   test("a path leads to the place that made it", () => {
     expect(placeOf(pagePath("a/b c", "live"))).toEqual({ kind: "page", org: "a/b c", page: "live" });
   });
+});
+
+test("a collection's address leads to it, with _ as -", () => {
+  const kind = { module: "ad_tests", plural: "big_tests" };
+  const path = documentsPath("a/b", kind, "7", "edit");
+  expect(path).toBe("/orgs/a%2Fb/ad-tests/big-tests/7/edit");
+  const place = placeOf(path);
+  expect(place).toMatchObject({ org: "a/b", view: { of: "edit", id: "7" } });
+  expect(isAt(place as unknown as Collection, kind)).toBe(true);
+  expect(isAt(place as unknown as Collection, { ...kind, plural: "tests" })).toBe(false);
 });
 
 describe("choices", () => {

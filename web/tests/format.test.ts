@@ -1,6 +1,19 @@
 import { describe, expect, test } from "vitest";
 
-import { changed, duration, offsetMinutes, tick, time, timeTicks, value } from "../src/format.ts";
+import {
+  amount,
+  bytes,
+  changed,
+  decimal,
+  duration,
+  fromLocal,
+  offsetMinutes,
+  tick,
+  time,
+  timeTicks,
+  toLocal,
+  value,
+} from "../src/format.ts";
 
 const HOUR = 3_600_000;
 
@@ -84,4 +97,37 @@ describe("durations", () => {
     [76 * HOUR, "3 d 4 h"],
     [-5, "0 s"],
   ])("%d ms is %s", (ms, text) => expect(duration(ms)).toBe(text));
+});
+
+describe("local times of a form", () => {
+  test.each([
+    ["2026-07-01T12:00:00", "Europe/Berlin", "2026-07-01T10:00:00.000Z"],
+    ["2026-01-01T12:00", "Europe/Berlin", "2026-01-01T11:00:00.000Z"],
+    ["2026-01-01T00:30:15", "America/New_York", "2026-01-01T05:30:15.000Z"],
+    ["2026-10-25T02:30:00", "Europe/Berlin", "2026-10-25T00:30:00.000Z"], // exists twice: the first
+    ["2026-03-29T02:30:00", "Europe/Berlin", "2026-03-29T01:30:00.000Z"], // does not exist: as before the gap
+  ])("%s in %s", (local, zone, moment) => {
+    expect(new Date(fromLocal(local, zone)!).toISOString()).toBe(moment);
+  });
+
+  test("what is no time is none", () => {
+    for (const text of ["", "soon", "2026-13-01T00:00"]) expect(fromLocal(text, "UTC")).toBeUndefined();
+    expect(toLocal(Number.NaN, "UTC")).toBe("");
+  });
+
+  test("go round", () => {
+    const at = Date.UTC(2026, 5, 1, 12, 34, 56);
+    for (const zone of ["UTC", "Asia/Kolkata", "Europe/Berlin"]) expect(fromLocal(toLocal(at, zone), zone)).toBe(at);
+  });
+});
+
+test("numbers of any kind keep their digits", () => {
+  expect([amount(1234.5678), amount(0.000001), decimal(12), decimal(0.0125), bytes(1500), bytes(12)]).toEqual([
+    "1,234.5678",
+    "0.000001",
+    "12.00",
+    "0.0125",
+    "1.5 kB",
+    "12 B",
+  ]);
 });

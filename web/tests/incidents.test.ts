@@ -71,8 +71,10 @@ describe("list", () => {
       ...rest,
       severity: "high",
       sums: [...sums],
+      at: "2027-01-15T09:00:00Z", // when it changed last
       started_at: "2027-01-15T08:00:00Z",
       resolved_at: null,
+      reason: null,
     };
     incidents.merge([listed]);
     expect(incidents.firing()[0]!.started_at).toBe(NOW);

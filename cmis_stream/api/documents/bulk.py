@@ -90,14 +90,19 @@ class Bulk:
 
     def _told(self, op: str, outcome: Outcome) -> dict[str, Any]:
         if outcome.result is None:
-            rejected = outcome.rejected or {}
-            if rejected["field"].startswith("/"):
-                rejected = {**rejected, "field": f"/body{rejected['field']}"}
+            rejected = _below_body(outcome.rejected or {})
             problem = self._refusals.of_item(rejected)
             return {"status": problem.status, "problem": document_of(problem)}
         document = outcome.result.document
         status = 204 if op == "delete" else 201 if outcome.result.created and document is not None else 200
         return {"status": status} if document is None else {"id": document.id, "version": document.version, "status": status}
+
+
+def _below_body(rejected: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wrong in the command's body, as pointers into the item."""
+    field = rejected["field"]
+    found = {**rejected, "field": f"/body{field}" if field.startswith("/") else field}
+    return found | ({"errors": [_below_body(one) for one in rejected["errors"]]} if "errors" in rejected else {})
 
 
 def _items(given: Any) -> list[Any]:

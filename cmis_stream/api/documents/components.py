@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from ...core.errors import ConfigError, Rejected
 from ...store.bodies import BODY_BYTES, LONGEST_TAG, METADATA_BYTES, TAGS, checked
 from ...store.decisions import Document
+from ...store.fact_kinds import FactKind
 from ...store.kinds import Kind
 from ...store.listing import COUNTED
 from ..problems import TITLES
@@ -74,7 +75,7 @@ def shared_schemas() -> dict[str, Schema]:
     }  # fmt: skip
 
 
-def name_of(kind: Kind) -> str:
+def name_of(kind: Kind | FactKind) -> str:
     """
     >>> name_of(Kind("ab_test", BaseModel))
     'AbTest'
@@ -85,7 +86,7 @@ def name_of(kind: Kind) -> str:
 def schemas_of(place: Collection) -> dict[str, Schema]:
     """NAME (as it is read), NAMEInput, NAMEPatch, one for each command's body, and what these are made of."""
     kind, name = place.kind, name_of(place.kind)
-    made, model = _model(kind.model, name)
+    made, model = model_schema(kind.model, name)
     own = model["properties"]
     for field, to in kind.refs.items():
         own[field] = {**own[field], "description": _sentences(own[field].get("description", ""), f"Id of a {to.target}.")}
@@ -123,7 +124,7 @@ def schemas_of(place: Collection) -> dict[str, Schema]:
     for command, rule in place.commands():
         if rule.body is not None:
             title = f"{name}{''.join(part.capitalize() for part in command.split('_'))}"
-            parts, body = _model(rule.body, title)
+            parts, body = model_schema(rule.body, title)
             made |= parts
             made[title] = {**body, **({"examples": [dict(one) for one in rule.examples]} if rule.examples else {})}
     return made
@@ -141,7 +142,7 @@ def _common(kind: Kind) -> dict[str, Schema]:
     return made
 
 
-def _model(model: type[BaseModel], prefix: str) -> tuple[dict[str, Schema], Schema]:
+def model_schema(model: type[BaseModel], prefix: str) -> tuple[dict[str, Schema], Schema]:
     """(the models within it as components, itself)"""
     schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}_{{model}}")
     within = schema.pop("$defs", {})

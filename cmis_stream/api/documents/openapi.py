@@ -8,15 +8,15 @@ from typing import Any, Final
 from ...store.commands import DEFAULTS
 from ...store.decisions import Rule
 from ...store.documents import LONGEST_KEY, MOST_ITEMS
-from ...store.kinds import COMMON_SORTS, Kind
-from ...store.listing import LIMIT, MOST, MOST_VALUES, filter_types
+from ...store.kinds import Kind
+from ...store.listing import LIMIT, MOST, MOST_VALUES, Listed, filter_types
 from .components import EXAMPLE_ID, NULL, TEXT, TIME, Schema, name_of, ref
 from .places import Collection
 from .requests import CHANGES_LIMIT, JSON, MERGE_PATCH
 
 _OPERATORS = {
     "text": "eq ne gt gte lt lte in contains", "number": "eq ne gt gte lt lte in", "time": "eq ne gt gte lt lte in",
-    "bool": "eq ne in", "tags": "contains",
+    "bool": "eq ne in", "tags": "contains", "rank": "eq ne in",
 }  # fmt: skip
 _SCHEMAS: Mapping[str, Schema] = {"text": TEXT, "number": {"type": "number"}, "time": TIME, "bool": {"type": "boolean"}}
 
@@ -27,21 +27,25 @@ def path_parameters(path: str) -> list[Schema]:
     return [{"in": "path", "name": name, "required": True, "schema": TEXT, "description": text} for name, text in given]
 
 
-def list_parameters(kind: Kind) -> list[Schema]:
+def list_parameters(kind: Listed) -> list[Schema]:
     made = []
     for field, of in sorted(filter_types(kind).items()):
         ops = _OPERATORS[of].split()
         values = f"in: at most {MOST_VALUES}, with commas between them." if "in" in ops else ""
         name = f"filter[{field}]" if ops[0] == "eq" else f"filter[{field}][{ops[0]}]"
         more = f"Or filter[{field}][{'|'.join(ops)}]=… {values}" if len(ops) > 1 else ""
-        made.append(_parameter(name, _SCHEMAS.get(of, TEXT), more.strip()))
-    sorts = ", ".join((*COMMON_SORTS, *kind.sorts))
+        schema = {**TEXT, "enum": list(kind.ranks[field])} if of == "rank" else _SCHEMAS.get(of, TEXT)
+        made.append(_parameter(name, schema, more.strip()))
+    sorts = ", ".join((*kind.common_sorts, *kind.sorts))
+    deleted = _parameter("deleted", {**TEXT, "enum": ["only", "with"]}, "Left out: without deleted ones.")
     return [
         *made,
-        _parameter("sort", {**TEXT, "default": "-id"}, f"Some of {sorts}, with commas between, - for the other way round."),
+        _parameter(
+            "sort", {**TEXT, "default": kind.default_sort}, f"Some of {sorts}, with commas between, - for the other way round."
+        ),
         _parameter("limit", {"type": "integer", "minimum": 1, "maximum": MOST, "default": LIMIT}),
         _parameter("cursor", TEXT, "`next` of the page before, with the same filters and sort."),
-        _parameter("deleted", {**TEXT, "enum": ["only", "with"]}, "Left out: without deleted ones."),
+        *([deleted] if kind.deletes else []),
     ]
 
 

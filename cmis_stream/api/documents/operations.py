@@ -140,7 +140,7 @@ async def caller_of(auth: Auth, request: Request, scope: str) -> Caller:
     """Who asks; where the path names no org, it is the token's."""
     org = request.path_params.get("org")
     if org is not None:
-        return await asyncio.to_thread(auth.authorize, request, org, scope)
+        return await auth.admitted(request, org, scope)
     token = await asyncio.to_thread(auth.token, request)
     return await asyncio.to_thread(auth.authorize_program, request, token.org, scope)
 

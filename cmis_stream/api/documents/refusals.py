@@ -1,4 +1,4 @@
-"""The store called in threads, and what it refuses as problems: 404 409 412 422, 503 when the database cannot."""
+"""The store called in threads, and what it refuses as problems: 404 409 412 422 429, 503 when the database cannot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ T = TypeVar("T")
 STATUSES: Mapping[str, int] = {
     "not_found": 404, "stale": 412, "not_unique": 409, "restricted": 409, "no_transition": 409, "unknown_ref": 422, "cycle": 422,
     "key_reused": 422, "missing": 422, "wrong_type": 422, "out_of_range": 422, "invalid": 422, "too_long": 422,
-    "wrong_org": 422, "in_future": 422, "too_late": 422, "unsupported": 422,
+    "wrong_org": 422, "in_future": 422, "too_late": 422, "unsupported": 422, "too_many": 429,
 }  # fmt: skip
 RETRY_AFTER_S = 1
+TOO_MANY_RETRY_AFTER_S = 10
 WRITERS = 8
 """At once, in this process: fewer than there are connections to the database."""
 _HEADERS = {"version": "If-Match", "Idempotency-Key": "Idempotency-Key"}
@@ -53,17 +54,18 @@ class Refusals:
             )
         errors = [_error(one.as_dict()) for one in (error.errors if isinstance(error, NotValid) else [error])]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        return self._made(error.code, f"{error}{more}.", {"errors": errors})
+        later = {"Retry-After": str(TOO_MANY_RETRY_AFTER_S)} if error.code == "too_many" else None
+        return self._made(error.code, f"{error}{more}.", {"errors": errors}, later)
 
     def of_item(self, rejected: Mapping[str, Any]) -> Problem:
         """Of an item of a bulk. rejected: `Rejected.as_dict`; what a header says of one document is in the item's body there."""
-        error = _error(rejected)
-        if error.pop("header", None):
-            error = {"pointer": f"/{rejected['field']}", **error}
-        detail = f"expected {rejected['expected']}, got {rejected['got']}."
-        return self._made(
-            rejected["code"], f"{rejected['field']}: {detail}" if rejected["field"] else detail, {"errors": [error]}
-        )
+        errors = [_error(one) for one in rejected.get("errors") or [rejected]]
+        for error in errors:
+            if (header := error.pop("header", None)) is not None:
+                error["pointer"] = "/version" if header == "If-Match" else f"/{header}"
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        detail = f"expected {rejected['expected']}, got {rejected['got']}{more}."
+        return self._made(rejected["code"], f"{rejected['field']}: {detail}" if rejected["field"] else detail, {"errors": errors})
 
     def _made(self, code: str, detail: str, extra: dict[str, Any], headers: Mapping[str, str] | None = None) -> Problem:
         if (own := self._own.get(code)) is not None:

@@ -9,6 +9,7 @@ import orjson
 from ...core.time import rfc3339
 from ...store.changes import Change
 from ...store.decisions import Document, Result
+from ...store.fact_kinds import Fact, FactKind, defaults_of
 from ...store.fields import in_rest, times_of
 from ...store.kinds import Kind
 
@@ -19,14 +20,9 @@ READ_ONLY: Final = ("id", "version", "created_at", "updated_at", "deleted_at")
 class Shape:
     """Of one kind."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind | FactKind) -> None:
         self._times = times_of(kind.model)
-        # Those without are in every document, since it could not have been written without them.
-        fields = {name: info for name, info in kind.model.model_fields.items() if not info.is_required()}
-        defaults = {name: info.get_default(call_default_factory=True) for name, info in fields.items()}
-        self._defaults = orjson.loads(
-            orjson.dumps(kind.model.model_construct(**defaults).model_dump(mode="json", warnings=False))
-        )
+        self._defaults = defaults_of(kind.model)
 
     def document(self, document: Document) -> dict[str, Any]:
         return {
@@ -37,6 +33,10 @@ class Shape:
             "deleted_at": None if document.deleted_at is None else rfc3339(document.deleted_at),
             **self._body({**self._defaults, **document.body}),
         }
+
+    def fact(self, fact: Fact) -> dict[str, Any]:
+        own = {"id": fact.id, "version": fact.version, "at": rfc3339(fact.at)}
+        return own | self._body({**self._defaults, **fact.body})
 
     def result(self, result: Result) -> dict[str, Any]:
         """What a command of the kind did."""

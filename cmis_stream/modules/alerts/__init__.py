@@ -1,1 +1,1 @@
-"""Alerts. For now: rules from a file."""
+"""Alerts: rules, from a file too, and incidents."""

@@ -5,7 +5,17 @@ export type Place =
   | { readonly kind: "sign_in" }
   | { readonly kind: "gallery" }
   | { readonly kind: "page"; readonly org: string; readonly page: string }
+  | ({ readonly kind: "documents"; readonly org: string; readonly view: View } & Collection)
   | { readonly kind: "nowhere" };
+
+/** Where a kind of documents or facts has its pages: /orgs/{org}/{module}/{plural}. */
+export interface Collection {
+  readonly module: string;
+  readonly plural: string;
+}
+
+/** What is shown of it: all of them (/), a form for a new one (/new), one (/ID), or its form (/ID/edit). */
+export type View = { readonly of: "list" } | { readonly of: "new" } | { readonly of: "one" | "edit"; readonly id: string };
 
 export function placeOf(path: string): Place {
   const [first, org, page, ...more] = path
@@ -16,6 +26,13 @@ export function placeOf(path: string): Place {
   if (first === "sign-in" && org === undefined) return { kind: "sign_in" };
   if (first === "gallery" && org === undefined) return { kind: "gallery" };
   if (first === "orgs" && org !== undefined && more.length === 0) return { kind: "page", org, page: page ?? "" };
+  const [plural, id, what, beyond] = more;
+  if (first !== "orgs" || org === undefined || page === undefined || plural === undefined || beyond !== undefined)
+    return { kind: "nowhere" };
+  const collection = { kind: "documents", org, module: page, plural } as const;
+  if (id === undefined) return { ...collection, view: { of: "list" } };
+  if (what === undefined) return { ...collection, view: id === "new" ? { of: "new" } : { of: "one", id } };
+  if (what === "edit") return { ...collection, view: { of: "edit", id } };
   return { kind: "nowhere" };
 }
 
@@ -28,6 +45,17 @@ function decode(part: string): string {
 }
 
 export const pagePath = (org: string, page: string): string => `/orgs/${encodeURIComponent(org)}/${page}`;
+
+/** As names stand in addresses. */
+const dashed = (name: string): string => encodeURIComponent(name.replaceAll("_", "-"));
+
+/** `more`: "new", an id, or an id and "edit". */
+export const documentsPath = (org: string, { module, plural }: Collection, ...more: string[]): string =>
+  ["/orgs", encodeURIComponent(org), dashed(module), dashed(plural), ...more.map(encodeURIComponent)].join("/");
+
+/** Whether an address's collection is this one. */
+export const isAt = (at: Collection, { module, plural }: Collection): boolean =>
+  at.module === dashed(module) && at.plural === dashed(plural);
 
 export const RANGES = ["5m", "15m", "1h", "6h", "24h", "7d"] as const;
 export type Range = (typeof RANGES)[number];
@@ -76,7 +104,7 @@ export function withParameters(search: string, parameters: Record<string, string
     if (value === "") query.delete(name);
     else query.set(name, value);
   }
-  const text = query.toString().replaceAll("%2C", ",").replaceAll("%2F", "/");
+  const text = query.toString().replaceAll("%2C", ",").replaceAll("%2F", "/").replaceAll("%5B", "[").replaceAll("%5D", "]");
   return text === "" ? "" : `?${text}`;
 }
 

@@ -10,6 +10,8 @@ export interface PageEntry {
   readonly label: string;
   readonly icon: IconName;
   readonly order: number;
+  /** Kinds that this page shows: they get none made of their schema. */
+  readonly kinds?: readonly string[];
   readonly load: () => Promise<{ default: Component<{ org: string }> }>;
 }
 
@@ -18,5 +20,7 @@ const found = import.meta.glob<{ default: PageEntry }>("../modules/*/page.ts", {
 export const PAGES: readonly PageEntry[] = Object.values(found)
   .map((module) => module.default)
   .sort((a, b) => a.order - b.order);
+
+export const CLAIMED: ReadonlySet<string> = new Set(PAGES.flatMap(({ kinds }) => kinds ?? []));
 
 export const FIRST = PAGES[0]!;

@@ -80,14 +80,17 @@ export interface operations {
     readonly list_incidents: {
         readonly parameters: {
             readonly query?: {
+                readonly "filter[at]"?: string;
                 readonly "filter[campaign]"?: string;
+                readonly "filter[id]"?: string;
                 readonly "filter[key]"?: string;
                 readonly "filter[level]"?: string;
                 readonly "filter[platform]"?: string;
                 readonly "filter[rule]"?: string;
                 readonly "filter[severity]"?: "critical" | "high" | "medium" | "low";
+                readonly "filter[started_at]"?: string;
                 readonly "filter[state]"?: "firing" | "resolved";
-                readonly sort?: "started_at" | "-started_at" | "severity" | "-severity";
+                readonly sort?: string;
                 readonly limit?: number;
                 readonly cursor?: string;
             };
@@ -106,20 +109,23 @@ export interface operations {
                 content: {
                     readonly "application/json": {
                         readonly items: readonly {
-                            readonly account?: string;
-                            readonly ad?: string;
-                            readonly ad_set?: string;
-                            readonly campaign?: string;
-                            readonly currency?: string;
-                            readonly entity?: string;
-                            readonly events?: readonly string[];
+                            readonly account: string;
+                            readonly ad: string;
+                            readonly ad_set: string;
+                            /** Format: date-time */
+                            readonly at: string;
+                            readonly campaign: string;
+                            readonly currency: string;
+                            readonly entity: string;
+                            readonly events: readonly string[];
                             /** Format: uuid */
                             readonly id: string;
                             readonly key: string;
-                            readonly level?: string;
-                            readonly platform?: string;
-                            readonly reason?: string;
-                            /** Format: date-time */
+                            readonly level: string;
+                            readonly platform: string;
+                            /** @default null */
+                            readonly reason: string | null;
+                            /** @default null */
                             readonly resolved_at: string | null;
                             readonly rule: string;
                             /** @enum {string} */
@@ -128,10 +134,10 @@ export interface operations {
                             readonly started_at: string;
                             /** @enum {string} */
                             readonly state: "firing" | "resolved";
-                            readonly sums?: readonly number[];
-                            readonly value?: number | null;
+                            readonly sums: readonly number[];
+                            readonly value: number | null;
                             readonly version: number;
-                            readonly window?: string;
+                            readonly window: string;
                         }[];
                         readonly next: string | null;
                         readonly total_estimate: number;
@@ -164,12 +170,243 @@ export interface operations {
                         };
                     };
                     readonly from: string;
+                    readonly limit?: number | null;
                     readonly measures: readonly string[];
+                    readonly sort?: string | null;
                     readonly step?: ("10s" | "1m" | "15m" | "1h") | null;
                     /** @default UTC */
                     readonly timezone?: string;
                     /** @default now */
                     readonly to?: string;
+                } | {
+                    /** @constant */
+                    readonly dataset: "history";
+                    /** @default [] */
+                    readonly dimensions?: readonly ("time" | "currency" | "platform" | "account" | "campaign")[];
+                    /** @default {} */
+                    readonly filters?: {
+                        readonly [key: string]: readonly string[] | {
+                            readonly eq?: string;
+                            readonly in?: readonly string[];
+                        };
+                    };
+                    readonly from: string;
+                    readonly limit?: number | null;
+                    readonly measures: readonly string[];
+                    readonly sort?: string | null;
+                    readonly step?: ("1m" | "15m" | "1h" | "1d" | "1w" | "1mo") | null;
+                    /** @default UTC */
+                    readonly timezone?: string;
+                    /** @default now */
+                    readonly to?: string;
+                } | {
+                    /** @constant */
+                    readonly dataset: "alert_rules";
+                    /** @default [] */
+                    readonly dimensions?: readonly ("time" | "key" | "name" | "severity" | "enabled" | "evaluate" | "level")[];
+                    readonly filters?: {
+                        readonly created_at?: (string | number) | {
+                            readonly eq?: string | number;
+                            readonly gt?: string | number;
+                            readonly gte?: string | number;
+                            readonly in?: readonly (string | number)[];
+                            readonly lt?: string | number;
+                            readonly lte?: string | number;
+                            readonly ne?: string | number;
+                        } | readonly (string | number)[];
+                        readonly enabled?: boolean | {
+                            readonly eq?: boolean;
+                            readonly in?: readonly boolean[];
+                            readonly ne?: boolean;
+                        } | readonly boolean[];
+                        readonly evaluate?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly id?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly key?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly level?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly name?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly severity?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly tags?: string | {
+                            readonly contains?: string;
+                        };
+                        readonly updated_at?: (string | number) | {
+                            readonly eq?: string | number;
+                            readonly gt?: string | number;
+                            readonly gte?: string | number;
+                            readonly in?: readonly (string | number)[];
+                            readonly lt?: string | number;
+                            readonly lte?: string | number;
+                            readonly ne?: string | number;
+                        } | readonly (string | number)[];
+                    };
+                    readonly from?: string | null;
+                    readonly limit?: number | null;
+                    readonly measures: readonly ("count" | "distinct(key)" | "distinct(name)" | "distinct(severity)" | "distinct(enabled)" | "distinct(evaluate)" | "distinct(level)")[];
+                    readonly sort?: string | null;
+                    readonly step?: ("10s" | "1m" | "15m" | "1h" | "1d" | "1w" | "1mo") | null;
+                    /** @default UTC */
+                    readonly timezone?: string;
+                    readonly to?: string | null;
+                } | {
+                    /** @constant */
+                    readonly dataset: "incidents";
+                    /** @default [] */
+                    readonly dimensions?: readonly ("time" | "state" | "severity" | "rule" | "level" | "platform" | "campaign" | "key" | "started_at")[];
+                    readonly filters?: {
+                        readonly at?: (string | number) | {
+                            readonly eq?: string | number;
+                            readonly gt?: string | number;
+                            readonly gte?: string | number;
+                            readonly in?: readonly (string | number)[];
+                            readonly lt?: string | number;
+                            readonly lte?: string | number;
+                            readonly ne?: string | number;
+                        } | readonly (string | number)[];
+                        readonly campaign?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly id?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly key?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly level?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly platform?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly rule?: string | {
+                            readonly contains?: string;
+                            readonly eq?: string;
+                            readonly gt?: string;
+                            readonly gte?: string;
+                            readonly in?: readonly string[];
+                            readonly lt?: string;
+                            readonly lte?: string;
+                            readonly ne?: string;
+                        } | readonly string[];
+                        readonly severity?: ("critical" | "high" | "medium" | "low") | {
+                            /** @enum {unknown} */
+                            readonly eq?: "critical" | "high" | "medium" | "low";
+                            readonly in?: readonly ("critical" | "high" | "medium" | "low")[];
+                            /** @enum {unknown} */
+                            readonly ne?: "critical" | "high" | "medium" | "low";
+                        } | readonly ("critical" | "high" | "medium" | "low")[];
+                        readonly started_at?: (string | number) | {
+                            readonly eq?: string | number;
+                            readonly gt?: string | number;
+                            readonly gte?: string | number;
+                            readonly in?: readonly (string | number)[];
+                            readonly lt?: string | number;
+                            readonly lte?: string | number;
+                            readonly ne?: string | number;
+                        } | readonly (string | number)[];
+                        readonly state?: ("firing" | "resolved") | {
+                            /** @enum {unknown} */
+                            readonly eq?: "firing" | "resolved";
+                            readonly in?: readonly ("firing" | "resolved")[];
+                            /** @enum {unknown} */
+                            readonly ne?: "firing" | "resolved";
+                        } | readonly ("firing" | "resolved")[];
+                    };
+                    readonly from?: string | null;
+                    readonly limit?: number | null;
+                    readonly measures: readonly ("count" | "distinct(state)" | "distinct(severity)" | "distinct(rule)" | "distinct(level)" | "distinct(platform)" | "distinct(campaign)" | "distinct(key)" | "min(started_at)" | "max(started_at)" | "distinct(started_at)")[];
+                    readonly sort?: string | null;
+                    readonly step?: ("10s" | "1m" | "15m" | "1h" | "1d" | "1w" | "1mo") | null;
+                    /** @default UTC */
+                    readonly timezone?: string;
+                    readonly to?: string | null;
                 };
             };
         };
@@ -180,24 +417,26 @@ export interface operations {
                 };
                 content: {
                     readonly "application/json": {
+                        readonly coarsest?: string | null;
                         readonly columns: readonly {
-                            readonly name?: string;
+                            readonly name: string;
                             /** @enum {string} */
-                            readonly type?: "time" | "string" | "integer" | "number";
-                            readonly unit?: string | null;
+                            readonly type: "time" | "string" | "integer" | "number" | "boolean";
+                            readonly unit: string | null;
                         }[];
                         /** Format: date-time */
-                        readonly from: string;
+                        readonly from: string | null;
                         readonly position: {
                             readonly offset?: number;
                             readonly partition?: number;
+                            readonly seq?: number;
                             readonly topic?: string;
                         };
                         readonly provisional: boolean;
                         readonly rows: readonly (readonly unknown[])[];
-                        readonly step: string;
+                        readonly step: string | null;
                         /** Format: date-time */
-                        readonly to: string;
+                        readonly to: string | null;
                         /** Format: date-time */
                         readonly watermark: string | null;
                     };

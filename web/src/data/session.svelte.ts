@@ -3,6 +3,7 @@
 import { api, onSignedOut, Problem } from "./api.ts";
 import { cache } from "./cache.ts";
 import type { Org, Session as Told } from "./contract.ts";
+import { kinds } from "./kinds.svelte.ts";
 import { socket } from "./socket.svelte.ts";
 
 const CHECK_MS = 5000;
@@ -71,6 +72,7 @@ class Session {
   private ended(): void {
     socket.close();
     cache.forget();
+    kinds.forget();
     this.told = undefined;
     this.state = "out";
   }

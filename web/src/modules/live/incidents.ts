@@ -93,11 +93,11 @@ function read(raw: RawIncident, held: Incident | undefined): Incident {
     window = "",
   } = raw;
   const [began, ended] =
-    "at" in raw
-      ? state === "firing"
+    "started_at" in raw
+      ? [toMs(raw.started_at), toMs(raw.resolved_at)]
+      : state === "firing"
         ? [raw.at, undefined]
-        : [undefined, raw.at]
-      : [toMs(raw.started_at), toMs(raw.resolved_at)];
+        : [undefined, raw.at];
   return {
     id,
     key,
