@@ -155,7 +155,7 @@ async def up(demo: bool, live: bool, **given: Any) -> None:
     from cmis_stream.instance import sign_in_link
     from cmis_stream.settings import Role, Settings
 
-    settings = Settings(role=Role.UP, secret_keys=os.environ.get("CMIS_SECRET_KEYS"), **given)
+    settings = Settings(role=Role.UP, **_keys(), **given)
     console = Console()
     async with _started(settings, quiet=live and console.is_terminal) as (instance, stop):
         if settings.gateway_port and instance.gateway_port != settings.gateway_port:
@@ -228,10 +228,15 @@ async def gateway(**given: Any) -> None:
 async def _run(role: str, given: dict[str, Any]) -> None:
     from cmis_stream.settings import Role, Settings
 
-    settings = Settings(role=Role(role), secret_keys=os.environ.get("CMIS_SECRET_KEYS"), **given)
+    settings = Settings(role=Role(role), **_keys(), **given)
     async with _started(settings) as (instance, stop):
         await instance.wait(stop)
     click.echo("Stopped.")
+
+
+def _keys() -> dict[str, str | None]:
+    """No options: everybody on the machine reads those in the list of processes."""
+    return {"gateway_key": os.environ.get("CMIS_GATEWAY_KEY"), "secret_keys": os.environ.get("CMIS_SECRET_KEYS")}
 
 
 @asynccontextmanager

@@ -20,7 +20,9 @@ PARTITIONS_SHOWN = 5
 @click.command()
 @DATA_DIR
 @click.option("--url", "urls", multiple=True, help="Of a process of any role; repeat for several. Default: that of --data-dir.")
-@click.option("--token", envvar="CMIS_PEER_TOKEN", help="A peer token; default: one is made with the key in --data-dir.")
+@click.option(
+    "--token", envvar="CMIS_PEER_TOKEN", help="A peer token; default: made with CMIS_GATEWAY_KEY or the key in --data-dir."
+)
 @click.option("--json", "as_json", is_flag=True, help="The documents as they come, one a line.")
 def status(data_dir: Path, urls: tuple[str, ...], token: str | None, as_json: bool) -> None:
     """Tell whether processes are healthy, how far behind they are, and who is slow.
@@ -55,12 +57,15 @@ def status(data_dir: Path, urls: tuple[str, ...], token: str | None, as_json: bo
 
 def _own_token(data_dir: Path) -> str | None:
     """Who may read the installation's key may ask its processes."""
+    import os
     import time
 
-    from cmis_stream.store.signing import OPERATOR, PeerTokens, signing_key
+    from cmis_stream.store.signing import OPERATOR, PeerTokens, gateway_key
 
-    key = data_dir / "gateway.key"
-    return PeerTokens(signing_key(key)).issue(OPERATOR, time.time_ns() // 1_000_000) if key.exists() else None
+    given, path = os.environ.get("CMIS_GATEWAY_KEY"), data_dir / "gateway.key"
+    if given is None and not path.exists():
+        return None
+    return PeerTokens(gateway_key(given, path)).issue(OPERATOR, time.time_ns() // 1_000_000)
 
 
 def _ask(url: str, token: str | None) -> dict[str, Any]:
@@ -112,6 +117,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if resident is not None:
         lines.append(f"Memory: {resident / 1e6:,.0f} MB" + (f" of {limit / 1e6:,.0f} MB" if limit else ""))
     lines.append(f"Event loop: at most {document['event_loop']['max_lag_s'] * 1000:,.0f} ms late within a minute")
+    if (store := document["store"]) is not None:
+        lines.append(f"Store: {store['url']} {'can be written' if store['writable'] else 'cannot be written'}")
     if (backplane := document["backplane"]) is not None:
         state = "answers" if backplane["connected"] else "does not answer"
         lines.append(f"Backplane: {backplane['kind']} {state}, {backplane['reconnects']} reconnects")

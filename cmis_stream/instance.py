@@ -42,7 +42,7 @@ from cmis_stream.store.database import Unavailable
 from cmis_stream.store.decisions import Actor
 from cmis_stream.store.rights import Rights
 from cmis_stream.store.sessions import SessionStore
-from cmis_stream.store.signing import OPERATOR, GatewayTokens, NotSigned, signing_key
+from cmis_stream.store.signing import OPERATOR, GatewayTokens, NotSigned, gateway_key
 
 log = logging.getLogger("cmis.rules")
 RULES_POLL_S = 0.5
@@ -62,7 +62,7 @@ class Instance:
         """Orgs that the rule file may have rules of."""
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: list[HttpServer | Gateway] = []
-        self._gateway_tokens = GatewayTokens(signing_key(settings.gateway_key_path))
+        self._gateway_tokens = GatewayTokens(gateway_key(settings.gateway_key, settings.gateway_key_path))
         role = settings.role
         with contextlib.ExitStack() as sockets:  # given back when the rest cannot be made
             self._http_socket = self._gateway_socket = None
@@ -189,7 +189,7 @@ class Instance:
         routers = [
             self._operations_router(),
             session_router(auth, self._gateway_tokens),
-            query_router(runtime.queries, auth.authorize),
+            query_router(runtime.queries, auth.admitted),
             facts,
             documents,
             primitives_router(

@@ -44,7 +44,7 @@ from cmis_stream.query.datasets import Dataset, Panes, Queries
 from cmis_stream.query.history import HistoryFigures
 from cmis_stream.query.stored import datasets_of
 from cmis_stream.settings import Role, Settings
-from cmis_stream.store.signing import PeerTokens, signing_key
+from cmis_stream.store.signing import PeerTokens, gateway_key
 from cmis_stream.stores import Stores
 
 RAW, METRICS, CHANGES = "cmis.events.raw", "cmis.metrics.v1", "cmis.changes.v1"
@@ -94,7 +94,7 @@ class Runtime:
         self._opened = AsyncExitStack()
         self.log_full = system.full
         self._connected: list[Callable[[], Awaitable[None]]] = []
-        self.peer_tokens = PeerTokens(signing_key(settings.gateway_key_path))
+        self.peer_tokens = PeerTokens(gateway_key(settings.gateway_key, settings.gateway_key_path))
         self.settings, self.clock, role = settings, clock, settings.role
         self.topics = load_topics()
         self.partitions = self.topics[METRICS].partitions

@@ -20,7 +20,7 @@ from cmis_stream.store.keyring import keyring
 from cmis_stream.store.personal import PersonalData
 from cmis_stream.store.schedules import Schedules
 from cmis_stream.store.secrets import Secrets
-from cmis_stream.store.signing import signing_key
+from cmis_stream.store.signing import gateway_key
 from cmis_stream.store.tokens import TokenStore
 
 
@@ -48,7 +48,7 @@ class Stores:
             self.jobs = Jobs(self.database, self.kinds.jobs, clock)
             self.schedules = Schedules(self.database, clock)
             self.files = Files(self.database, FolderBlobs(settings.data_dir / "files"), clock)
-            self.file_links = FileLinks(signing_key(settings.gateway_key_path))
+            self.file_links = FileLinks(gateway_key(settings.gateway_key, settings.gateway_key_path))
             self.secrets = Secrets(self.database, self.keys, clock)
             self.documents = Documents(self.database, self.kinds, clock, self.personal, self.jobs)
             self.changes = Changes(self.database)

@@ -43,6 +43,8 @@ WAIT_S: Final = 2.0
 POLL_S: Final = 0.02
 SEND_S: Final = 5.0
 """For the log to have a command."""
+LARGEST_COMMAND: Final = 256 << 10
+"""Bytes of its body: it travels through the log, among others."""
 COMMANDS_PATH: Final = "/api/orgs/{org}/commands/{id}"
 _log = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ class _Operations:
         requests.parameters(request)
         version = requests.expected_version(request, required=False)
         key = requests.idempotency(request, caller.org)
-        raw = await read_body(request, requests.LARGEST_BODY)
+        raw = await read_body(request, LARGEST_COMMAND)
         requests.check_media(request, raw, requests.JSON)
         command = await self._refusals.read(self._command, request, caller, name, raw, version, key)
         result = None if key is None else await self._result(command)

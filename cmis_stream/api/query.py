@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -19,11 +19,11 @@ from .problems import Problem
 
 LARGEST_BODY = 256 << 10
 
-Authorize = Callable[[Request, str, str], Caller]
+Admitted = Callable[[Request, str, str], Awaitable[Caller]]
 """(request, org, scope) -> the caller; Problem when it may not."""
 
 
-def query_router(queries: Queries, authorize: Authorize) -> APIRouter:
+def query_router(queries: Queries, admitted: Admitted) -> APIRouter:
     router = APIRouter(tags=["query"])
 
     @router.post(
@@ -32,7 +32,7 @@ def query_router(queries: Queries, authorize: Authorize) -> APIRouter:
     )  # fmt: skip
     async def query(request: Request, org: str) -> Response:
         """Measures of a dataset by dimensions and time. The answer says up to where it is final, and of which position."""
-        caller = authorize(request, org, "read")
+        caller = await admitted(request, org, "read")
         body = await read_body(request, LARGEST_BODY)
         try:
             raw = orjson.loads(body)
@@ -53,7 +53,7 @@ def query_router(queries: Queries, authorize: Authorize) -> APIRouter:
     )  # fmt: skip
     async def datasets(request: Request, org: str) -> Response:
         """With their measures, dimensions and filters, and what types and units these have."""
-        items = queries.described(authorize(request, org, "read").scopes)
+        items = queries.described((await admitted(request, org, "read")).scopes)
         found = {"items": items, "next": None, "total_estimate": len(items)}
         return Response(orjson.dumps(found), media_type="application/json")
 

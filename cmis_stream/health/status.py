@@ -141,6 +141,9 @@ class Status:
             "partitions": [self._partition(partition, now_s, now_ms) for partition in held],
             "event_loop": {"max_lag_s": round(self._lag.most_s, 4)},
             "memory": {"resident_bytes": memory.resident_bytes(), "limit_bytes": self._memory_limit},
+            "store": None if parts.store is None else {
+                "url": parts.store.shown_url, "writable": self._store.problem is None,
+            },
             "backplane": None if parts.backplane is None else {
                 "kind": parts.backplane.kind, "connected": parts.backplane.connected, "reconnects": parts.backplane.reconnects,
             },

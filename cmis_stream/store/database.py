@@ -233,6 +233,12 @@ class Database:
             self.close()
             raise
 
+    @property
+    def shown_url(self) -> str:
+        """Which database it is and as whom, for people: without the password, and without parameters, which may hold one."""
+        kind = self._url.get_backend_name()
+        return self._url.set(drivername=kind, query={})._replace(password=None).render_as_string()
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -23,6 +23,7 @@ from .fact_tables import fact_commands
 from .facts import Facts, MovedByOthers, Place, load, move
 from .jobs import Jobs
 from .kinds import Kinds
+from .listing import storable
 from .writing import Stale
 
 RESULTS_LAST_MS: Final = 7 * 24 * 3_600_000
@@ -83,6 +84,8 @@ class FactCommands:
 
     def result(self, org: str, identity: str) -> CommandResult | None:
         """None: it has not been carried out yet, was too long ago, or there is no such command."""
+        if not storable(identity):
+            return None
         with self._database.transaction(org) as tx:
             rows = tx.rows(select(fact_commands).where(tx.own(fact_commands), fact_commands.c.id == identity))
         if not rows:
@@ -163,7 +166,8 @@ class FactCommands:
 
 
 def body_of(rule: FactRule, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the command takes, defaults filled in. Rejected when it is not what is given."""
+    """What the command takes, defaults filled in. Rejected when it is not what is given, or nothing that can be kept."""
+    plain(given, "")
     if rule.body is not None:
         return validated(rule.body, given)
     for field, value in given.items():

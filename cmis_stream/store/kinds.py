@@ -266,6 +266,11 @@ def _values(annotation: Any) -> set[Any] | None:
     return set(typing.get_args(annotation)) if typing.get_origin(annotation) is Literal else None
 
 
+def _without_none(annotation: Any) -> Any:
+    parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+    return parts[0] if _allows_none(annotation) and len(parts) == 1 else annotation
+
+
 def _allows_none(annotation: Any) -> bool:
     return type(None) in typing.get_args(annotation)
 
@@ -347,7 +352,7 @@ def filter_mistakes(kind: Kind | FactKind) -> Iterator[str]:
     for name, ranks in kind.ranks.items():
         if kind.filters.get(name) != "text":
             yield f".{name}: expected ranks of a text among the filters"
-        elif _values(kind.model.model_fields[name].annotation) != set(ranks) or len(set(ranks)) != len(ranks):
+        elif _values(_without_none(kind.model.model_fields[name].annotation)) != set(ranks) or len(set(ranks)) != len(ranks):
             yield f".{name}: expected a Literal or an Enum of the ranks {', '.join(ranks)}, each once"
 
 

@@ -1,4 +1,5 @@
-"""Gateway and peer tokens: short-lived JWTs (HS256), signed with a key that lives in a file of the data folder.
+"""Gateway and peer tokens: short-lived JWTs (HS256), signed with a key that all processes of the installation have: in a file of
+the data folder, or given to them.
 
     gateway  five minutes   which session or API token a browser or program has; for the websocket
     peer     one minute     that a process of this installation asks another one about this org; for its `/peer/…`
@@ -8,6 +9,8 @@ Each has an audience of its own, so neither opens what the other does.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import secrets
 from pathlib import Path
@@ -86,6 +89,25 @@ def _read(key: bytes, audience: str, text: str) -> Signed:
         return Signed(str(claims["sub"]), int(claims["exp"]) * 1000)
     except (jwt.InvalidTokenError, ValueError) as error:
         raise NotSigned(f"this is no {audience.removeprefix('cmis-')} token of ours: {error}") from None
+
+
+def gateway_key(given: str | None, path: Path) -> bytes:
+    """given: the key in base64, as `new_key` makes it. None: the one in the file (`signing_key`). ConfigError, which does not
+    repeat what was given."""
+    if given is None:
+        return signing_key(path)
+    try:
+        key = base64.b64decode(given.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"CMIS_GATEWAY_KEY: expected a key of {KEY_BYTES} bytes in base64; `cmis new-keys` prints one")
+    return key
+
+
+def new_key() -> str:
+    """Random, in base64."""
+    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 def signing_key(path: Path) -> bytes:

@@ -129,6 +129,9 @@ async def test_what_the_command_s_decision_refuses_is_a_problem(desk: Desk) -> N
         (f"{MINE}/add", {"json": []}, 422, "wrong_type"),
         (f"{MINE}/add", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "malformed"),
         (f"{MINE}/add", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media"),
+        (f"{MINE}/add", add("a\0b"), 422, "invalid"),
+        (f"{MINE}/close", {"content": b" " * 300_000, "headers": {"Content-Type": "application/json"}}, 403, "forbidden"),
+        (f"{MINE}/add", {"content": b" " * 300_000, "headers": {"Content-Type": "application/json"}}, 413, "too_large"),
         (f"{MINE}/add?x=1", add(), 400, "invalid"),
         (f"{MINE}/jump", add(), 404, "not_found"),
         (f"{MINE}/close", {}, 403, "forbidden"),
@@ -213,6 +216,7 @@ async def test_another_org_s_results_are_not_there(desk: Desk) -> None:
     await desk.ann.post(f"{FINDINGS}/{MINE}/add", **add(), headers={"Idempotency-Key": "k"})
     identity = decode(desk.records[0]).id
     assert (await desk.ann.get(f"/api/orgs/acme/commands/{identity}")).status_code == 200
+    assert (await desk.ann.get("/api/orgs/acme/commands/a%00b")).status_code == 404
     assert (await desk.gus.get(f"/api/orgs/acme/commands/{identity}")).status_code == 404
     assert (await desk.gus.get(f"/api/orgs/globex/commands/{identity}")).status_code == 404
     assert (await desk.gus.post(f"/api/orgs/globex/trial/findings/{MINE}/add", **add())).status_code == 404

@@ -45,7 +45,7 @@ class Asked:
         stored = datasets_of(self.documents, Facts(database, KINDS), KINDS, lambda _: {}, lambda: self.panes.now_ms)
         queries = Queries(figures, stored)
         ports = ApiPorts(world.auth, world.log.publish, world.log.dead_letter, world.now)
-        self.app = create_app(ports, [query_router(queries, world.auth.authorize)])
+        self.app = create_app(ports, [query_router(queries, world.auth.admitted)])
         self.token = world.tokens.create("acme", ["read"])[1]
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"

@@ -1,4 +1,4 @@
-"""The OpenAPI description of queries is true: whatever is asked as it says, or nearly so, is answered as it says, never with a 5xx."""
+"""The OpenAPI description of queries is true: what is asked as it says, or nearly so, is answered so, and never with a 5xx."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -119,6 +120,21 @@ def test_a_merge_that_was_begun_before_another_one_changes_nothing(tmp_path: Pat
     assert clicks(tmp_path) == total(events)
     (day,) = days_of(tmp_path, ROLLUPS, "acme")
     assert len(list(day_folder(tmp_path, ROLLUPS, "acme", day).iterdir())) == 3
+
+
+def test_a_merge_that_is_told_to_stop_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    told, stop = told_of(stream(300)), threading.Event()
+    for end in (10, 20, len(told.told)):
+        write(tmp_path, ROLLUPS, told.told[:end])
+    query = {"dimensions": ["time", "campaign"], "step": "1m", "from": rfc3339(START), "to": rfc3339(START + DAY)}
+    before, files = ask(tmp_path, **query), sorted(tmp_path.rglob("*"))
+    stop.set()
+    (day,) = days_of(tmp_path, ROLLUPS, "acme")
+    with pytest.raises(merging.Stopped):
+        merging.merge(tmp_path, Day(ROLLUPS, "acme", 0, day), quiet=True, stop=stop)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert merging.merge(tmp_path, Day(ROLLUPS, "acme", 0, day), quiet=True)
+    assert ask(tmp_path, **query) == before and len(before["rows"]) > 100
 
 
 def test_derived_files_without_their_base_do_not_count(tmp_path: Path) -> None:

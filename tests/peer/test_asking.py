@@ -58,7 +58,7 @@ async def test_the_answer_is_the_owner_s_own(worker: Worker) -> None:
         {"measures": ["spend"], "step": "5m"},
         {"from": "-1h", "step": "10s"},
         {"dataset": "mentions"},
-        {"filters": {"campaign": ["\x00\ud7ff~/'\""] * 2}, "limit": 3},
+        {"filters": {"campaign": ["\x00\ud7ff~/'\""] * 2}, "most": 3},
         {"measures": ["events", 10**30, None]},
         {"from": "x" * 300},
     ],

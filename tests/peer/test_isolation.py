@@ -45,7 +45,7 @@ class Process:
             ApiPorts(auth, self.world.log.publish, self.world.log.dead_letter, self.world.now),
             [
                 session_router(auth, self.world.gateway_tokens),
-                query_router(self.panes.queries, auth.authorize),
+                query_router(self.panes.queries, auth.admitted),
                 peer_router(self.panes.queries, MetricSnapshots(lambda _: self.panes.owner), self.tokens, self.world.now),
             ],
         )

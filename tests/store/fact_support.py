@@ -71,10 +71,8 @@ FINDING = FactKind(
     examples=({"name": "a"},),
     scopes={"close": "admin"},
 )
-MANIFESTS = [
-    Manifest("alerts", (), facts=(INCIDENT,)),
-    Manifest("trial", (), facts=(FINDING,), problems={"finding_closed": ProblemCode(409, "The finding is closed")}),
-]
+TRIAL = Manifest("trial", (), facts=(FINDING,), problems={"finding_closed": ProblemCode(409, "The finding is closed")})
+MANIFESTS = [Manifest("alerts", (), facts=(INCIDENT,)), TRIAL]
 
 
 def fact_kinds() -> Kinds:

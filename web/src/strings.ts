@@ -212,7 +212,6 @@ export const strings = {
   documents: {
     /** "Alert rules" of a kind whose plural is alert_rules. */
     many: ({ plural }: { readonly plural: string }) => capital(plural.replaceAll("_", " ")),
-    one: (title: string) => title.toLowerCase(),
     create: (title: string) => `New ${title.toLowerCase()}`,
     edit: (name: string) => `Edit ${name}`,
     total: (count: number, atMost: boolean) => (atMost ? `${grouped(count)} or more` : grouped(count)),
@@ -227,10 +226,8 @@ export const strings = {
     anyOf: (label: string) => `${label}: any`,
     chosen: (label: string, values: string) => `${label}: ${values}`,
     contains: "contains",
-    is: "is",
     from: "From",
     to: "To",
-    before: "before",
     operators: {
       eq: "is",
       ne: "is not",
@@ -282,7 +279,6 @@ export const strings = {
     about: "About",
     metadata: "Metadata",
     tags: "Tags",
-    noTags: "No tags",
     history: "History",
     moreHistory: "Show older changes",
     created: "Created",

@@ -38,7 +38,7 @@ const SCHEMA: Schema = {
     B: { type: "object", properties: { all: { type: "array", items: { $ref: "#/$defs/B" } } } },
   },
 };
-const REFS = { box: { target: "box" }, friends: { target: "toy" } };
+const REFS = { box: { target: "box", on_delete: "detach" }, friends: { target: "toy", on_delete: "detach" } } as const;
 const KIND: Kind = {
   name: "toy",
   title: "Toy",
@@ -63,6 +63,8 @@ const KIND: Kind = {
   },
   sorts: ["id", "created_at", "updated_at", "price_micros", "name"],
   default_sort: "-id",
+  ranks: {},
+  unique: [["slug"]],
   states: { field: "state", initial: "new", transitions: [["new", "used"]] },
   commands: [],
   schema: SCHEMA,

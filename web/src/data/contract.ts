@@ -12,7 +12,7 @@ export type GatewayToken = Ok<paths["/api/session/gateway-token"]["post"]>;
 export type SignIn = Sent<paths["/api/session"]["post"]>;
 
 type Query = paths["/api/orgs/{org}/query"]["post"];
-export type PanesQuery = Sent<Query>;
+export type PanesQuery = Extract<Sent<Query>, { dataset: "panes" }>;
 export type QueryResult = Ok<Query>;
 
 export type IncidentList = Ok<paths["/api/orgs/{org}/alerts/history"]["get"]>;

@@ -30,15 +30,18 @@ export interface Kind {
   readonly filters: Readonly<Record<string, FilterType>>;
   readonly sorts: readonly string[];
   readonly default_sort: string;
+  /** Field → its values in the order of sorted lists. */
+  readonly ranks: Readonly<Record<string, readonly string[]>>;
+  readonly unique: readonly (readonly string[])[];
   readonly states: {
     readonly field: string;
     readonly initial: string;
-    readonly transitions: readonly (readonly [string, string])[];
+    readonly transitions: readonly (readonly string[])[];
   } | null;
   readonly commands: readonly KindCommand[];
   readonly schema: Schema | null;
   readonly read_schema: Schema;
-  readonly refs: Readonly<Record<string, { readonly target: string }>>;
+  readonly refs: Readonly<Record<string, { readonly target: string; readonly on_delete: "restrict" | "cascade" | "detach" }>>;
   readonly visibility: string | null;
   readonly examples: readonly Body[];
   readonly allowed: Readonly<Record<string, boolean>>;
