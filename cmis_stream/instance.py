@@ -17,6 +17,7 @@ from fastapi import APIRouter, FastAPI
 from cmis_stream.api.app import create_app, plain_app
 from cmis_stream.api.auth import Auth
 from cmis_stream.api.documents import documents_router
+from cmis_stream.api.documents.described import described_router
 from cmis_stream.api.facts import FactPorts, facts_router
 from cmis_stream.api.hosts import WILDCARDS, Hosts, in_url, reachable
 from cmis_stream.api.ingest import ApiPorts, Busy, LogUnavailable
@@ -192,6 +193,7 @@ class Instance:
             query_router(runtime.queries, auth.admitted),
             facts,
             documents,
+            described_router(stores.kinds, auth),
             primitives_router(
                 stores.jobs,
                 stores.files,

@@ -22,7 +22,8 @@ from cmis_stream.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "web" / "contract"
-PATHS = ("/api/session", "/api/session/gateway-token", "/api/orgs/{org}/query", "/api/orgs/{org}/alerts/history")
+PATHS = ("/api/session", "/api/session/gateway-token", "/api/orgs/{org}/query", "/api/orgs/{org}/alerts/history",
+         "/api/orgs/{org}/kinds")  # fmt: skip
 ITEMS = ("MetricItem", "IncidentItem")
 _WORDS = {"title", "description", "summary", "example", "examples", "tags", "security", "info"}
 

@@ -108,10 +108,10 @@ class AlertRule(BaseModel):
     severity: Literal["critical", "high", "medium", "low"] = "medium"
     enabled: bool = True
     evaluate: Literal["live", "pane"] = Field(
-        "live", description="live: after each record. pane: at each closed pane of its windows, which can be reproduced."
+        "live", description="Live: after each record. Pane: at each closed pane of its windows, which can be reproduced."
     )
     level: Literal["org", "platform", "campaign", "ad_set", "ad"] | None = Field(
-        None, description="null: that of the scope, ad or ad_set, else campaign."
+        None, description="Without one that of the scope, ad or ad set, else campaign."
     )
     scope: Scope = Scope()
     when: Condition

@@ -17,6 +17,22 @@ export interface paths {
         readonly patch?: never;
         readonly trace?: never;
     };
+    readonly "/api/orgs/{org}/kinds": {
+        readonly parameters: {
+            readonly query?: never;
+            readonly header?: never;
+            readonly path?: never;
+            readonly cookie?: never;
+        };
+        readonly get: operations["list_kinds"];
+        readonly put?: never;
+        readonly post?: never;
+        readonly delete?: never;
+        readonly options?: never;
+        readonly head?: never;
+        readonly patch?: never;
+        readonly trace?: never;
+    };
     readonly "/api/orgs/{org}/query": {
         readonly parameters: {
             readonly query?: never;
@@ -141,6 +157,83 @@ export interface operations {
                         }[];
                         readonly next: string | null;
                         readonly total_estimate: number;
+                    };
+                };
+            };
+        };
+    };
+    readonly list_kinds: {
+        readonly parameters: {
+            readonly query?: never;
+            readonly header?: never;
+            readonly path: {
+                readonly org: string;
+            };
+            readonly cookie?: never;
+        };
+        readonly requestBody?: never;
+        readonly responses: {
+            readonly 200: {
+                headers: {
+                    readonly [name: string]: unknown;
+                };
+                content: {
+                    readonly "application/json": {
+                        readonly items: readonly {
+                            readonly allowed: {
+                                readonly [key: string]: boolean;
+                            };
+                            readonly commands: readonly {
+                                readonly allowed: boolean;
+                                readonly creates: boolean;
+                                readonly name: string;
+                                readonly of_deleted: boolean;
+                                readonly schema: {
+                                    readonly [key: string]: unknown;
+                                } | null;
+                                readonly scope: string;
+                                readonly title: string;
+                            }[];
+                            readonly default_sort: string;
+                            readonly description: string;
+                            readonly examples: readonly Record<string, never>[];
+                            readonly filters: {
+                                readonly [key: string]: "text" | "number" | "time" | "bool" | "tags";
+                            };
+                            /** @enum {string} */
+                            readonly kind: "document" | "fact";
+                            readonly module: string;
+                            readonly module_title: string;
+                            readonly name: string;
+                            readonly natural_key: string | null;
+                            readonly path: string;
+                            readonly plural: string;
+                            readonly ranks: {
+                                readonly [key: string]: readonly string[];
+                            };
+                            readonly read_schema: {
+                                readonly [key: string]: unknown;
+                            };
+                            readonly refs: {
+                                readonly [key: string]: {
+                                    /** @enum {string} */
+                                    readonly on_delete: "restrict" | "cascade" | "detach";
+                                    readonly target: string;
+                                };
+                            };
+                            readonly schema: {
+                                readonly [key: string]: unknown;
+                            } | null;
+                            readonly sorts: readonly string[];
+                            readonly states: {
+                                readonly field: string;
+                                readonly initial: string;
+                                readonly transitions: readonly (readonly string[])[];
+                            } | null;
+                            readonly title: string;
+                            readonly unique: readonly (readonly string[])[];
+                            readonly visibility: string | null;
+                        }[];
                     };
                 };
             };

@@ -18,5 +18,7 @@ export type QueryResult = Ok<Query>;
 export type IncidentList = Ok<paths["/api/orgs/{org}/alerts/history"]["get"]>;
 export type HistoryIncident = IncidentList["items"][number];
 
+export type KindList = Ok<paths["/api/orgs/{org}/kinds"]["get"]>;
+
 export type MetricItem = components["schemas"]["MetricItem"];
 export type IncidentItem = components["schemas"]["IncidentItem"];
