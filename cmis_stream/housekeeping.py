@@ -9,17 +9,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from cmis_stream.core.time import DAY_MS
 from cmis_stream.jobs.runner import JobRunner
 from cmis_stream.store.built_in_effects import Publish, commanding, publishing, starting
 from cmis_stream.store.database import Transaction, Unavailable
+from cmis_stream.store.decisions import Carried, Handler, Permanent
 from cmis_stream.store.due import Due
 from cmis_stream.store.outbox import KEPT_MS, Outbox
 from cmis_stream.store.relay import Relay, Send
 from cmis_stream.store.schedules import Scheduler
+from cmis_stream.store.secrets import Secret, Secrets
 from cmis_stream.stores import Stores
 
 SWEEP_S: Final = 60.0
@@ -56,7 +59,9 @@ class Housekeeping:
         self._due = due = Due(stores.overseer)
         self._relay = Relay(stores.overseer, send, epoch)
         self._scheduler = Scheduler(stores.schedules, due, clock)
-        handlers = {"publish": publishing(publish), "command": commanding(stores.documents, stores.kinds), **stores.kinds.effects}
+        handlers = {"publish": publishing(publish), "command": commanding(stores.documents, stores.kinds)}
+        for module in stores.kinds.manifests:
+            handlers |= {name: _of_a_module(call, module.secrets, stores.secrets) for name, call in module.effects.items()}
         self.outbox = Outbox(
             stores.database, due, handlers,
             in_transaction={"job": starting(stores.jobs, clock)}, worker=worker, clock=clock,
@@ -71,7 +76,10 @@ class Housekeeping:
         self._loop = asyncio.get_running_loop()
         self._stop_jobs = asyncio.Event()
         self._stores.database.on_commit.append(self._committed)
-        parts = {"relay": self._relay.run, "schedules": self._scheduler.run, "effects": self.outbox.run, "sweeps": self._sweep}
+        parts = {
+            "relay": self._relay.run, "schedules": self._scheduler.run, "effects": self.outbox.run, "sweeps": self._sweep,
+            "slots": self._fill_slots,
+        }  # fmt: skip
         for name, run in parts.items():
             self._threads.append(threading.Thread(target=self._run, args=(run,), name=name, daemon=True))
             self._threads[-1].start()
@@ -117,6 +125,18 @@ class Housekeeping:
 
     # --- its parts ------------------------------------------------------------------------------------------------------
 
+    def _fill_slots(self, stop: threading.Event) -> None:
+        """Once: what an older version wrote gets the columns of younger filter fields."""
+        while not stop.is_set():
+            try:
+                for org in self._due.orgs():
+                    self._stores.documents.fill_slots(org)
+                self._stores.facts.fill_slots()
+                return
+            except Unavailable as error:
+                _log.warning("filter fields of older rows wait: %s", error)
+                stop.wait(SWEEP_S)
+
     def _sweep(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
@@ -160,3 +180,18 @@ class Housekeeping:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the loop is closed: the process ends anyway
             _log.debug("the loop is closed")
+
+
+def _of_a_module(call: Handler, declared: Collection[str], secrets: Secrets) -> Handler:
+    """With the secrets that the module declares, of the effect's org, and no others."""
+
+    def carry_out(carried: Carried) -> None:
+        def reveal(name: str) -> Secret | None:
+            if name not in declared:
+                known = ", ".join(sorted(declared)) or "none"
+                raise Permanent(f"expected a secret that the effect's module declares ({known}), got {name!r}")
+            return secrets.reveal(carried.org, name)
+
+        call(replace(carried, reveal=reveal))
+
+    return carry_out

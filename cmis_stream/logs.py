@@ -38,15 +38,18 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One object a line: time (RFC 3339, UTC), level, logger, message, and error where there is a traceback."""
+    """One object a line: time (RFC 3339, UTC), level, logger, message; error where there is a traceback; and what the line is
+    about by name, where whoever wrote it says so (`extra={"fields": …}`, numbers and texts)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": without_secrets(record.getMessage()),
         }
+        for name, value in getattr(record, "fields", {}).items():
+            line.setdefault(name, without_secrets(value) if isinstance(value, str) else value)
         if record.exc_info:
             line["error"] = without_secrets(self.formatException(record.exc_info))
         return orjson.dumps(line).decode()

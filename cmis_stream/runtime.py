@@ -28,6 +28,7 @@ from cmis_stream.gateway.ports import Snapshots
 from cmis_stream.history.recorder import History
 from cmis_stream.live.commands import COMMANDS, CommandsOnFacts
 from cmis_stream.live.delivery import Delivery
+from cmis_stream.live.fact_writer import ChangesOf, FactWriter
 from cmis_stream.live.jobs import JobSnapshots, JobTeller
 from cmis_stream.live.projection import READER, STOP_WITHIN_S, Projection
 from cmis_stream.live.snapshots import IncidentSnapshots, MetricSnapshots, SnapshotsByTopic
@@ -129,6 +130,7 @@ class Runtime:
         self.teller = JobTeller(self.send, self.partitions) if self.member is not None else None
         if self.teller is not None:
             stores.jobs.publish = self.teller
+        self._fact_writers: list[FactWriter] = []
         if role.has_agents:
             self.delivery = Delivery(self.backplane, self.tail, self.heard)
             self.projection = Projection(self.facts, self.log.epoch, lambda: self.guard("project"), clock)
@@ -194,6 +196,8 @@ class Runtime:
                 await self.delivery.close()
                 await self.projection.settled(STOP_WITHIN_S)
                 await self.commands.settled(STOP_WITHIN_S)
+                for writer in self._fact_writers:
+                    await writer.settled(STOP_WITHIN_S)
             for close in self._connected:
                 await close()
             await self.backplane.close()
@@ -247,6 +251,13 @@ class Runtime:
     def _member(self) -> Member:
         assert self.member is not None, f"a {self.settings.role.value} neither reads nor writes records"
         return self.member
+
+    def fact_writer(self, reader: str, topic: str, changes_of: ChangesOf) -> FactWriter:
+        """For an agent that finds facts in the records of a topic. reader: its name, which no other agent has."""
+        writer = FactWriter(self.facts, topic, reader, self.log.epoch, lambda: self.guard(reader), changes_of)
+        self.on_assigned(writer.begin)
+        self._fact_writers.append(writer)
+        return writer
 
     async def send(self, topic: str, partition: int, value: bytes) -> Awaitable[Any]:
         """Appends a record; what it returns completes when the record is durable."""

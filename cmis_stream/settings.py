@@ -45,6 +45,8 @@ class Settings:
     """The same database as the role cmis_relay, where housekeeping is done (docs/design/modules.md)."""
     gateway_key: str | None = field(default=None, repr=False)
     """Signs tokens of gateways and peers, and links to files: 32 bytes in base64. None: a file in the data folder."""
+    files_url: str | None = None
+    """s3://BUCKET/PREFIX?endpoint=URL&region=NAME (store/blobs_s3.py). None: the folder `files` in the data folder."""
     secret_keys: str | None = field(default=None, repr=False)
     """Keys for secrets and personal fields, the newest first (store/keyring.py). None: a file in the data folder."""
     history_days: int = 400

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from cmis_stream.core.errors import ConfigError
 from cmis_stream.modules.discovery import all_kinds
 from cmis_stream.settings import Settings
-from cmis_stream.store.blobs import FolderBlobs
+from cmis_stream.store.blobs import Blobs, FolderBlobs
 from cmis_stream.store.changes import Changes
 from cmis_stream.store.database import Database
 from cmis_stream.store.documents import Documents
@@ -47,7 +48,7 @@ class Stores:
             self.personal = PersonalData(self.database, self.keys, clock)
             self.jobs = Jobs(self.database, self.kinds.jobs, clock)
             self.schedules = Schedules(self.database, clock)
-            self.files = Files(self.database, FolderBlobs(settings.data_dir / "files"), clock)
+            self.files = Files(self.database, blobs_at(settings.files_url, settings.data_dir / "files"), clock)
             self.file_links = FileLinks(gateway_key(settings.gateway_key, settings.gateway_key_path))
             self.secrets = Secrets(self.database, self.keys, clock)
             self.documents = Documents(self.database, self.kinds, clock, self.personal, self.jobs)
@@ -57,3 +58,12 @@ class Stores:
 
     def close(self) -> None:
         self._opened.close()
+
+
+def blobs_at(url: str | None, folder: Path) -> Blobs:
+    """Where the bytes of files are: what `--files` says, else the folder. ConfigError."""
+    if url is None:
+        return FolderBlobs(folder)
+    from cmis_stream.store.blobs_s3 import S3Blobs
+
+    return S3Blobs(url)

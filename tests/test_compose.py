@@ -1,5 +1,5 @@
 """docker-compose.yml, docker-compose.single.yml and the Dockerfile. No container runs here: what they say is held against the
-code, and the distributed file's commands are run as processes, with its environment and its health checks."""
+code, and the distributed file's commands are run as processes, with its environment, its database and its health checks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +22,21 @@ from urllib.parse import urlsplit
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
+from sqlalchemy import make_url
 
 from cmis_stream.cli import main
+from cmis_stream.cli_db import new_keys
 from cmis_stream.log.topics import load_topics
+from cmis_stream.settings import Settings
+from cmis_stream.store.database import Database, Unavailable, upgraded
+from cmis_stream.store.keyring import keyring
+from cmis_stream.store.signing import gateway_key
 from scripts.kafka import VERSION, Kafka
+from scripts.postgres import APP, OWNER, RELAY, Postgres
 from scripts.server import free_port
 from tests.servers.kafka import own_kafka
+from tests.servers.running import running
 
 __all__ = ["own_kafka"]  # a fixture
 
@@ -34,6 +44,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MANY, SINGLE = "docker-compose.yml", "docker-compose.single.yml"
 OURS = "cmis-stream:local"
 READY_S = 120
+ONCE = ("topics", "db")
+"""Services that end when they have done their work."""
+PASSWORDS = ("CMIS_OWNER_PASSWORD", "CMIS_APP_PASSWORD", "CMIS_RELAY_PASSWORD", "CMIS_POSTGRES_PASSWORD")
+KEYS = dict(line.split("=", 1) for line in CliRunner().invoke(new_keys).output.splitlines())
+"""What `.env` has to say, made as the file says."""
 
 
 class Service(NamedTuple):
@@ -45,7 +60,19 @@ class Service(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        return {name: str(value) for name, value in self.told.get("environment", {}).items()}
+        return {name: interpolated(str(value)) for name, value in self.told.get("environment", {}).items()}
+
+
+def interpolated(text: str, env: Mapping[str, str] = KEYS) -> str:
+    """As compose does it with this `.env`: ${NAME:-default} and ${NAME:?what is said when it is missing}."""
+
+    def value(found: re.Match[str]) -> str:
+        name, how, rest = found.groups()
+        if how == ":?" and not env.get(name):
+            raise KeyError(f"{name} {rest}")
+        return env.get(name) or rest
+
+    return re.sub(r"\$\{(\w+)(:-|:\?)([^}]*)\}", value, text)
 
 
 def loaded(file: str) -> dict[str, Any]:
@@ -75,8 +102,10 @@ def parsed(words: list[str]) -> click.Context:
 def of(service: Service, monkeypatch: pytest.MonkeyPatch) -> click.Context:
     for name in [name for name in os.environ if name.startswith("CMIS_")]:
         monkeypatch.delenv(name)
-    for name, value in service.environment.items():
-        monkeypatch.setenv(name, value)
+    image = dict(word.split("=", 1) for word in dict(instructions())["ENV"].split())
+    for name, value in {**image, **service.environment}.items():
+        if name.startswith("CMIS_"):
+            monkeypatch.setenv(name, value)
     return parsed([str(word) for word in service.told["command"]])
 
 
@@ -88,9 +117,9 @@ def test_the_command_of_each_service_is_one_of_the_cli_with_values_that_it_takes
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = of(service, monkeypatch)
-    assert context.info_name == {"cmis": "up", "topics": "apply"}.get(service.name, service.name)
+    assert context.info_name == {"cmis": "up", "topics": "apply", "db": "upgrade"}.get(service.name, service.name)
     assert context.params.get("data_dir", Path("/data")) == Path("/data")
-    if service.file == MANY:
+    if service.file == MANY and service.name != "db":
         assert context.params["log_url"] == "kafka://kafka:9092"
     assert context.params.get("backplane_url") in (None, "redis://redis:6379/0")
     assert context.params.get("host", "0.0.0.0") == "0.0.0.0", "nothing outside its container reaches it"
@@ -101,6 +130,8 @@ def test_the_commands_in_the_comments_exist(file: str) -> None:
     text = (ROOT / file).read_text()
     commands = re.findall(r"^#.* exec (\w+) cmis (.+?)(?: {2,}.*)?$", text, re.M)
     assert commands or file == "Dockerfile"
+    for alone in re.findall(rf"docker run --rm {OURS} ([^>#\n]+)", text):
+        parsed(shlex.split(alone))
     for service, command in commands:
         assert service in loaded(file)["services"]
         parsed(shlex.split(command.partition("#")[0]))
@@ -108,7 +139,7 @@ def test_the_commands_in_the_comments_exist(file: str) -> None:
         assert scaled in loaded(file)["services"]
 
 
-@each([service for service in OUR_SERVICES if service.name != "topics"])
+@each([service for service in OUR_SERVICES if service.name not in ONCE])
 def test_health_is_asked_at_the_port_that_the_command_listens_on(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     port = of(service, monkeypatch).params["port"]
     *command, source = service.told["healthcheck"]["test"]
@@ -129,7 +160,7 @@ def test_published_ports_are_on_loopback_and_lead_to_a_port_that_the_service_lis
         return
     params = of(service, monkeypatch).params
     listening = {params.get("port")} | ({params["gateway_port"]} if service.name == "cmis" else set())
-    assert {int(inside) for _, _, inside in published} == (listening if service.name not in ("topics", "worker") else set())
+    assert {int(inside) for _, _, inside in published} == (listening if service.name not in (*ONCE, "worker") else set())
     assert not published or service.told.get("deploy", {}).get("replicas", 1) == 1, "replicas would want the same port"
 
 
@@ -147,7 +178,7 @@ def test_each_service_is_pinned_comes_back_and_is_given_time_to_end(service: Ser
     image = service.told["image"]
     assert image == OURS or re.fullmatch(r"[a-z0-9./-]+:\d+\.\d+(\.\d+)?(-[a-z]+)?", image), "pinned by version"
     assert (service.told.get("build") == ".") == (image == OURS)
-    if service.name == "topics":
+    if service.name in ONCE:
         assert service.told["restart"].startswith("on-failure:")
         return
     assert service.told["restart"] == "unless-stopped"
@@ -160,7 +191,8 @@ def test_volumes_are_declared_and_used_and_services_wait_for_what_can_become_tru
     compose = loaded(file)
     services = compose["services"]
     used = {volume.split(":")[0] for told in services.values() for volume in told.get("volumes", ())}
-    assert used == set(compose["volumes"])
+    files = {name for name in used if name.startswith("./")}
+    assert used - files == set(compose["volumes"]) and all((ROOT / file).is_file() for file in files)
     for told in services.values():
         for name, wanted in told.get("depends_on", {}).items():
             condition = wanted["condition"]
@@ -168,11 +200,17 @@ def test_volumes_are_declared_and_used_and_services_wait_for_what_can_become_tru
             assert (condition == "service_healthy") == ("healthcheck" in services[name])
 
 
-def test_processes_that_share_the_store_share_one_volume_and_all_find_the_same_kafka_and_redis() -> None:
+def test_processes_share_what_is_a_folder_and_all_find_the_same_kafka_redis_database_and_keys() -> None:
     services = loaded(MANY)["services"]
-    ours = [told for told in services.values() if told["image"] == OURS]
-    assert len(ours) == 4
-    assert all(told["volumes"] == ["store:/data"] and told["environment"] == ours[0]["environment"] for told in ours)
+    of_all = dict(services["api"]["environment"])
+    assert services["gateway"]["environment"] == of_all
+    assert {name: services["worker"]["environment"][name] for name in of_all} == of_all
+    shared = [f"{path.name}:/data/{path.name}" for path in (Settings().history_path, Settings().data_dir / "files")]
+    assert services["worker"]["volumes"] == services["api"]["volumes"] == shared
+    assert not [name for name in ("gateway", *ONCE) if "volumes" in services[name]]
+    owned = dict(instructions())["RUN"].rpartition("install -d -o cmis -g cmis ")[2].split()
+    assert set(owned) == {"/data", *(volume.split(":")[1] for volume in shared)}, "a new volume takes over their owner"
+    ours = [services["worker"]]
     kafka = services["kafka"]["environment"]
     advertised = urlsplit(kafka["KAFKA_ADVERTISED_LISTENERS"])
     log, backplane = urlsplit(ours[0]["environment"]["CMIS_LOG"]), urlsplit(ours[0]["environment"]["CMIS_BACKPLANE"])
@@ -182,6 +220,37 @@ def test_processes_that_share_the_store_share_one_volume_and_all_find_the_same_k
     assert f"{kafka['KAFKA_LOG_DIRS']}" in [volume.split(":")[1] for volume in services["kafka"]["volumes"]]
     assert services["kafka"]["image"] == f"apache/kafka:{VERSION}", "the version that the tests run"
     assert kafka["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+
+
+def test_each_process_connects_to_the_database_as_the_least_that_it_needs_to_be() -> None:
+    services = loaded(MANY)["services"]
+    database = services["postgres"]
+    roles: dict[str, set[str]] = {}
+    for name, told in services.items():
+        for key, value in told.get("environment", {}).items():
+            if key.startswith("CMIS_STORE"):
+                url = make_url(interpolated(value))
+                roles.setdefault(name, set()).add(str(url.username))
+                assert (url.host, url.port, url.database) == ("postgres", 5432, "cmis")
+                variable = f"CMIS_{str(url.username).removeprefix('cmis_').upper()}_PASSWORD"
+                assert database["environment"][variable] in value, "the password that its role was made with"
+    assert roles == {"db": {OWNER}, "worker": {APP, RELAY}, "api": {APP}, "gateway": {APP}}
+    assert set(database["environment"].values()) == {f"${{{name}:-trial}}" for name in PASSWORDS}
+    assert "ports" not in database, "its passwords are known to everybody"
+    check = database["healthcheck"]["test"]
+    assert check[check.index("--host") + 1] == "127.0.0.1", "its start makes the roles over a socket"
+
+
+def test_without_keys_it_does_not_start_and_the_ones_that_are_made_are_taken(tmp_path: Path) -> None:
+    environment = loaded(MANY)["services"]["api"]["environment"]
+    for name, value in KEYS.items():
+        with pytest.raises(KeyError, match=f"{name} is missing"):
+            interpolated(environment[name], {})
+        assert interpolated(environment[name]) == value
+    assert len(gateway_key(KEYS["CMIS_GATEWAY_KEY"], tmp_path / "none")) == 32
+    assert repr(keyring(KEYS["CMIS_SECRET_KEYS"], tmp_path / "none")).startswith("Keyring(")
+    assert len(set(KEYS.values())) == 2 and not list(tmp_path.iterdir())
+    assert ".env" in (ROOT / ".gitignore").read_text().split()
 
 
 def test_every_worker_of_the_compose_file_can_have_a_partition() -> None:
@@ -259,12 +328,64 @@ def redis_port(tmp_path: Path) -> Iterator[int]:
     process.wait()
 
 
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """With the roles and the database as the file makes them, and passwords that count."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not below pytest's folder, which the server's user may not enter
+    try:
+        with running(Postgres(folder, settings={"fsync": "off"})) as server:
+            server.execute("drop database cmis; drop role cmis_owner, cmis_app, cmis_relay;", database="postgres")
+            trusting = (folder / "cluster" / "pg_hba.conf").read_text()
+            asked = "".join(f"host all {role} 127.0.0.1/32 scram-sha-256\n" for role in (OWNER, APP, RELAY))
+            (folder / "cluster" / "pg_hba.conf").write_text(asked + trusting)
+            server.execute("select pg_reload_conf()", database="postgres")
+            make_roles(server, dict.fromkeys(PASSWORDS, "trial"))
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_roles(server: Postgres, passwords: Mapping[str, str]) -> None:
+    """As the image does it: psql as its superuser, with the environment of the service."""
+    (file,) = (volume.split(":")[0] for volume in loaded(MANY)["services"]["postgres"]["volumes"] if volume.startswith("./"))
+    psql = ["psql", "-v", "ON_ERROR_STOP=1", "--no-psqlrc", "--no-password", "-d", server.url("postgres", "postgres")]
+    subprocess.run([*psql, "-f", str(ROOT / file)], env={**os.environ, **passwords}, check=True, stdout=subprocess.DEVNULL)
+
+
+def as_role(server: Postgres, role: str, password: str) -> str:
+    return make_url(server.url(role)).set(password=password).render_as_string(False)
+
+
 @pytest.mark.slow
-def test_its_processes_become_healthy_in_its_order_and_end_cleanly(tmp_path: Path, own_kafka: Kafka, redis_port: int) -> None:
+def test_the_roles_have_their_passwords_and_no_more_rights_than_they_need(own_postgres: Postgres) -> None:
+    server = own_postgres
+    with pytest.raises(Unavailable, match="password authentication failed"):
+        upgraded(as_role(server, OWNER, "wrong"))
+    assert upgraded(as_role(server, OWNER, "trial")) is None
+    make_roles(server, {name: f"new{name.split('_')[1].lower()}" for name in PASSWORDS})
+    for role, password in ((APP, "newapp"), (RELAY, "newrelay")):
+        with pytest.raises(Unavailable, match="password authentication failed"):
+            Database(as_role(server, role, "trial"))
+        Database(as_role(server, role, password)).close()
+    may = "rolsuper or rolbypassrls or rolcreaterole or rolcreatedb"
+    assert server.execute(f"select count(*) from pg_roles where rolname like 'cmis%' and not ({may})") == "3\n"
+    assert (
+        server.execute("select string_agg(distinct tableowner, ' ') from pg_tables where schemaname = 'public'") == f"{OWNER}\n"
+    )
+    server.execute("create role stranger login", database="postgres")
+    with pytest.raises(Unavailable, match="permission denied for database"):
+        upgraded(server.url("stranger"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_its_processes_become_healthy_in_its_order_do_what_its_comments_say_and_end_cleanly(
+    tmp_path: Path, own_kafka: Kafka, redis_port: int, own_postgres: Postgres
+) -> None:
     ports = {port: str(free_port()) for port in ("8600", "8601", "8610")}
     here = {
-        "kafka:9092": own_kafka.bootstrap, "redis:6379": f"127.0.0.1:{redis_port}", "/data": str(tmp_path / "data"),
-        "0.0.0.0": "127.0.0.1", "CMD": "", "python": sys.executable, **ports,
+        "kafka:9092": own_kafka.bootstrap, "redis:6379": f"127.0.0.1:{redis_port}",
+        "postgres:5432": f"127.0.0.1:{own_postgres.port}", "0.0.0.0": "127.0.0.1", "CMD": "", "python": sys.executable, **ports,
     }  # fmt: skip
 
     def moved(text: str) -> str:
@@ -272,29 +393,53 @@ def test_its_processes_become_healthy_in_its_order_and_end_cleanly(tmp_path: Pat
             text = text.replace(there, to) if there != "python" else re.sub(r"^python$", to, text)
         return text
 
+    def environment(name: str) -> dict[str, str]:
+        """Each in a folder of its own, with the volumes mounted as they are there."""
+        folder = tmp_path / name
+        for volume in services[name].get("volumes", ()):
+            shared, mounted = tmp_path / "volumes" / volume.split(":")[0], folder / volume.split(":")[1].removeprefix("/data/")
+            shared.mkdir(parents=True, exist_ok=True)
+            mounted.parent.mkdir(exist_ok=True)
+            if not mounted.is_symlink():
+                mounted.symlink_to(shared)
+        told = {key: moved(interpolated(value)) for key, value in services[name].get("environment", {}).items()}
+        return {**os.environ, "CMIS_DATA_DIR": str(folder), **told}
+
+    def done(name: str, words: list[str]) -> str:
+        finished = subprocess.run(
+            [*cmis, *words], env=environment(name), cwd=ROOT, timeout=READY_S, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
     cmis = [sys.executable, "-m", "cmis_stream"]
     services = loaded(MANY)["services"]
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    started: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name in ("topics", "worker", "api", "gateway"):
+        for name in (*ONCE, "worker", "api", "gateway"):
             told = services[name]
-            assert set(told["depends_on"]) <= {"kafka", "redis", "topics"}
-            environment = {**os.environ, **{key: moved(value) for key, value in told["environment"].items()}}
-            command = [*cmis, *(moved(word) for word in told["command"])]
-            if name == "topics":
-                subprocess.run(command, env=environment, cwd=ROOT, check=True, timeout=READY_S)
+            assert set(told["depends_on"]) <= {"kafka", "redis", "postgres", *ONCE}
+            words = [moved(word) for word in told["command"]]
+            if name in ONCE:
+                done(name, words)
                 continue
-            running[name] = subprocess.Popen(command, env=environment, cwd=ROOT)
-        for name, process in running.items():
+            started[name] = subprocess.Popen([*cmis, *words], env=environment(name), cwd=ROOT)
+        for name, process in started.items():
             check = [moved(word) for word in services[name]["healthcheck"]["test"]][1:]
             give_up_at = time.monotonic() + READY_S
             while subprocess.run(check, check=False, stderr=subprocess.DEVNULL).returncode:
                 assert process.poll() is None and time.monotonic() < give_up_at, f"{name} did not become healthy"
                 time.sleep(0.2)
-        for name, process in running.items():
+        commands = re.findall(r"^#.* exec (\w+) cmis (.+?)(?: {2,}.*)?$", (ROOT / MANY).read_text(), re.M)
+        said = {command: done(service, shlex.split(command)) for service, command in commands}
+        assert f":{ports['8600']}/sign-in#code=" in said["sign-in"] and said["token create acme"].startswith("cmis_")
+        shown = done("api", ["status"])
+        assert f"Store: postgresql://cmis_app@127.0.0.1:{own_postgres.port}/cmis can be written" in shown
+        for name, process in started.items():
             process.send_signal(signal.SIGTERM)
             assert process.wait(int(services[name]["stop_grace_period"].removesuffix("s"))) == 0, name
     finally:
-        for process in running.values():
+        for process in started.values():
             process.kill()
             process.wait()
+    assert not list(tmp_path.rglob("*.key")) and not list(tmp_path.rglob("store.db")), "they share no disk but the volumes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,10 +12,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from ..store.database import Unavailable
-from .auth import COOKIE
+from ..store.kinds import Manifest
+from .codes import codes_router
+from .document import completed
 from .headers import SecurityHeaders
 from .ingest import CLOUD_EVENT, CLOUD_EVENTS, JSON, NDJSON, ApiPorts, Ingest
-from .problems import Problem, RequestIds, described, on_bug, on_http_exception, on_problem, on_unavailable
+from .methods import HeadAsGet
+from .problems import Problem, described, on_bug, on_http_exception, on_problem, on_unavailable
+from .seen import RequestIds
 
 _FLAT: dict[str, Any] = {
     "id": "e1", "ts": 1767225600000, "platform": "meta", "campaign": "c1", "ad_set": "s1", "ad": "a1",
@@ -107,6 +111,7 @@ def plain_app(routers: Sequence[APIRouter]) -> FastAPI:
     """An app with these routers; problems, request ids and security headers as everywhere."""
     # A redirect to or from a final slash would take its host from the request.
     app = FastAPI(title="CMIS Stream", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestIds)
     app.add_exception_handler(Problem, on_problem)
@@ -123,12 +128,14 @@ def create_app(
     routers: Sequence[APIRouter] = (),
     page: ASGIApp | None = None,
     schemas: Mapping[str, Any] | None = None,
+    manifests: Iterable[Manifest] = (),
 ) -> FastAPI:
     """The app with ingest, these routers, and the page on every path that none of them takes.
 
-    schemas: name -> JSON schema, what the routers' operations refer to as #/components/schemas/NAME.
+    schemas: name -> JSON schema, what the routers' operations refer to as #/components/schemas/NAME. manifests: whose codes of
+    problems are published with ours.
     """
-    app = plain_app(routers)
+    app = plain_app([*routers, codes_router(manifests)])
     ingest = Ingest(ports)
 
     @app.post(
@@ -146,16 +153,5 @@ def create_app(
 
     if page is not None:
         app.router.default = page
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {}).update(schemas or {})
-        schemes = components.setdefault("securitySchemes", {})
-        schemes["token"] = {"type": "http", "scheme": "bearer", "description": "cmis_<token id>_<secret>"}
-        schemes["session"] = {"type": "apiKey", "in": "cookie", "name": COOKIE}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+    app.openapi = completed(app.openapi, schemas or {})  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
     return app

@@ -7,14 +7,14 @@ Codes besides those of `core.errors`, one published enumeration, never renamed:
     forbidden           403  the token or session lacks a scope
     foreign_origin      403  the page of another site sent a request with our cookie
     not_found           404  no such path or thing, or one of another org
-    method_not_allowed  405
+    method_not_allowed  405  the path is there, but not for this method; Allow says for which
     not_unique          409  another one has this value
     restricted          409  what points at it forbids to delete it
     no_transition       409  its state cannot become this one, or not by this caller
     stale               412  another version is there than the one that If-Match names
     too_large           413  a body, compressed or not, beyond its limit
     unsupported_media   415  a Content-Type or Content-Encoding that the path does not take
-    invalid …           422  what a body has wrong: the codes of rejected input; 400 in a parameter
+    out_of_range 400 416 422  a number is negative, not finite or too large, a time outside 2000-2200, a range beyond the end
     unknown_ref         422  it would point at something that is not there
     cycle               422  by following references it would come back to itself
     key_reused          422  the idempotency key came before, with another request
@@ -23,33 +23,31 @@ Codes besides those of `core.errors`, one published enumeration, never renamed:
     too_many_rows       422  the answer to a query would be longer than answers may be
     too_expensive       422  a query would take more time or memory than queries may
     precondition_required 428  PUT, PATCH and DELETE say which version they are about
-    busy                429  more than the system takes right now; Retry-After says when to come back
+    busy            429 503  more than the system takes right now; Retry-After says when to come back
     rate_limited        429  more than this caller may ask for; Retry-After says when to come back
     too_many            429  the org has as many of these as it may have at once, such as jobs that wait
     internal            500  a mistake of ours
     unavailable         503  the log or the store cannot be used; nothing of the request was kept for certain
 
+The codes of rejected input are 422 where they are about a body, 400 about a parameter or header.
 Modules add codes of their own (`problems` of their manifests), each once in an installation.
 """
 
 from __future__ import annotations
 
-import logging
-import random
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.errors import CmisError
 from ..store.database import Busy
 from .headers import secured
+from .methods import allowed
+from .seen import tell
 
 TITLES = {
     "malformed": "The request cannot be read",
@@ -88,9 +86,7 @@ TITLES = {
     "internal": "Something went wrong on our side",
     "unavailable": "Not available right now",
 }
-_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 401: "unauthorized", 403: "forbidden", 413: "too_large"}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_log = logging.getLogger(__name__)
+_CODE_OF_STATUS = {404: "not_found", 401: "unauthorized", 403: "forbidden", 413: "too_large"}
 
 
 class Problem(CmisError):
@@ -155,39 +151,22 @@ async def on_unavailable(request: Request, error: Exception) -> Response:
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: unknown paths and methods."""
+    """What the router itself refuses: unknown paths and methods. Here OPTIONS is answered, too: no route takes it."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allow = {"Allow": allowed(request) or (error.headers or {}).get("Allow", "")}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        raised = f"{request.method} is not among this path's methods."
+        return problem_response(request, Problem(405, "method_not_allowed", raised, headers=allow))
     code = _CODE_OF_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
-    detail = {404: "There is nothing at this path.", 405: f"{request.method} is not among this path's methods."}
-    problem = Problem(error.status_code, code, detail.get(error.status_code, str(error.detail)), headers=error.headers)
+    detail = "There is nothing at this path." if error.status_code == 404 else str(error.detail)
+    problem = Problem(error.status_code, code, detail, headers=error.headers)
     return problem_response(request, problem)
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """The last resort; the traceback goes to the log under the request's id, and no word of it to the caller."""
-    _log.error("request %s failed", request.scope.get("state", {}).get("request_id"), exc_info=error)
+    tell(request.scope, 500, error)
     detail = "The request failed by a mistake of ours; the log has it under this request's id."
     return problem_response(request, Problem(500, "internal", detail))
-
-
-class RequestIds:
-    """ASGI middleware: every request has an id, its sender's own if that is a sane one, and every answer names it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"request-id"), "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message["headers"])
-                headers.setdefault("Request-Id", request_id)
-            await send(message)
-
-        await self.app(scope, receive, send_with_id)

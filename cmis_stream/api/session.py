@@ -38,7 +38,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
 
     @router.post(
         "/api/session", summary="Sign in", operation_id="sign_in", response_class=Response,
-        openapi_extra=_SIGN_IN, responses=_responses(_SESSION, 400, 401, 403, 413, 415, 429),
+        openapi_extra=_SIGN_IN, responses=_responses(_SESSION, 400, 401, 403, 413, 415, 429, headers=_COOKIE),
     )  # fmt: skip
     async def sign_in(request: Request) -> Response:
         """Exchanges the code of a link, once, for the cookie `cmis_session`. Answers what `GET /api/session` does."""
@@ -70,7 +70,7 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
 
     @router.delete(
         "/api/session", summary="Sign out", operation_id="sign_out", status_code=204, response_class=Response,
-        openapi_extra=_BY_COOKIE, responses=_responses(None, 400, 401, 403),
+        openapi_extra=_BY_COOKIE, responses=_responses(None, 400, 401, 403, headers=_COOKIE),
     )  # fmt: skip
     async def sign_out(request: Request) -> Response:
         """Ends the session here and, within a second, at the gateway."""
@@ -161,6 +161,7 @@ _SESSION = _object(
     server_time=_TIME,
 )
 _TOKEN = _object(token=_TEXT, expires_at=_TIME)
+_COOKIE: dict[str, Any] = {"Set-Cookie": {"schema": _TEXT, "description": "cmis_session, or that it is gone."}}
 _REFUSALS = {
     400: "The request cannot be read, or came under a name that is not ours.",
     401: "No valid code, session or token.",
@@ -172,8 +173,11 @@ _REFUSALS = {
 }
 
 
-def _responses(schema: dict[str, Any] | None, *refusals: int) -> dict[int | str, dict[str, Any]]:
-    answers: dict[int | str, dict[str, Any]] = {status: described(_REFUSALS[status]) for status in refusals}
+def _responses(
+    schema: dict[str, Any] | None, *refusals: int, headers: dict[str, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """schema None: 204."""
+    done: dict[str, Any] = {"description": "Done.", **({"headers": headers} if headers else {})}
     if schema is not None:
-        answers[200] = {"description": "Done.", "content": {"application/json": {"schema": schema}}}
-    return answers
+        done["content"] = {"application/json": {"schema": schema}}
+    return {200 if schema is not None else 204: done, **{status: described(_REFUSALS[status]) for status in refusals}}

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from cmis_stream.backplane.contract import Backplane, Unready
+from cmis_stream.core.errors import CmisError
 from cmis_stream.gateway import codes, protocol
 from cmis_stream.gateway.client import Client, Socket
 from cmis_stream.gateway.codes import CommandError, Disconnect
@@ -146,7 +147,10 @@ class Hub:
             grants = [client.grant for holders in self._holders.values() for client in holders if client.grant is not None]
             try:
                 changed = await self._access.changed(grants) if grants else {}
-            except Exception:  # the store is locked, say: access stays as it was until it can be asked again
+            except CmisError as error:  # the store is away or locked: access stays as it was until it can be asked again
+                log.warning("access cannot be checked: %s", error)
+                continue
+            except Exception:  # a bug: the watch goes on
                 log.exception("access could not be checked")
                 continue
             for id_, grant in changed.items():
@@ -212,6 +216,9 @@ class Hub:
             client.answer_error(number, CommandError(codes.INTERNAL, "not ready yet"))
         except Disconnect as disconnect:
             self.disconnect(client, disconnect)
+        except CmisError as error:  # of a port: the store is away, say
+            log.warning("a command of client %s failed: %s", client.id, error)
+            client.answer_error(number, CommandError(codes.INTERNAL))
         except Exception:  # of a port or of ours: it costs this command, not the connection or the process
             log.exception("a command of client %s failed", client.id)
             client.answer_error(number, CommandError(codes.INTERNAL))

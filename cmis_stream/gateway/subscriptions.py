@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cmis_stream.backplane.contract import Backplane, Publication
 from cmis_stream.core.channels import CONFLATED, TOPICS, Channel, parse_channel
-from cmis_stream.core.errors import Rejected
+from cmis_stream.core.errors import CmisError, Rejected
 from cmis_stream.gateway import codes, protocol
 from cmis_stream.gateway.client import Client
 from cmis_stream.gateway.codes import CommandError
@@ -224,7 +224,9 @@ class Subscriptions:
                 return subscription.selection.of_snapshot(snapshot.json, REPLY_BYTES), snapshot.offset
         except TimeoutError:
             log.warning("no snapshot of %s within %g s", channel.whole, self._limits.snapshot_s)
-        except Exception:  # of the store, say: what is live is worth more than an error, and the page can ask REST
+        except CmisError as error:  # the store is away, say: what is live is worth more than an error, and the page can ask REST
+            log.warning("no snapshot of %s: %s", channel.whole, error)
+        except Exception:  # likewise with a mistake of ours
             log.exception("no snapshot of %s", channel.whole)
         return (), None
 

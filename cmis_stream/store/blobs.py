@@ -1,4 +1,4 @@
-"""Where the bytes of files are: a port, and a folder behind it."""
+"""Where the bytes of files are: a port, and a folder behind it; `blobs_s3.py` is a bucket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Writing(Protocol):
         """When this returns the blob is there, whole, and survives whatever happens."""
         ...
 
-    def abandon(self) -> None: ...
+    def abandon(self) -> None:
+        """Unavailable when the blob may still appear, since `finish` got no answer: `remove` it later, not now."""
+        ...
 
 
 class Blobs(Protocol):
@@ -39,6 +41,13 @@ class Blobs(Protocol):
     def remove(self, key: str) -> None:
         """Also what is half-written; nothing when there is none."""
         ...
+
+
+def checked(key: str) -> str:
+    """The key; ValueError when it is none."""
+    if not key or set(key) - set("0123456789abcdef/-") or "//" in key or key.startswith("/"):
+        raise ValueError(f"expected a key of 0-9, a-f, / and -, got {key!r}")
+    return key
 
 
 class FolderBlobs:
@@ -73,9 +82,7 @@ class FolderBlobs:
             raise _unavailable(error) from error
 
     def _path(self, key: str) -> Path:
-        if not key or set(key) - set("0123456789abcdef/-") or "//" in key or key.startswith("/"):
-            raise ValueError(f"expected a key of 0-9, a-f, / and -, got {key!r}")
-        return self._folder / key
+        return self._folder / checked(key)
 
 
 class _FolderWriting:

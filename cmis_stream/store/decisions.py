@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from cmis_stream.core.errors import CmisError
+
+if TYPE_CHECKING:
+    from .secrets import Secret
 
 Body = dict[str, Any]
 """A document's JSON object: its kind's fields, `tags`, `metadata`, and where the kind has them `owner_id` and `visibility`."""
@@ -144,11 +147,16 @@ class Decision:
     effects: tuple[AnyEffect, ...] = ()
 
 
+def _no_secrets(name: str) -> Secret | None:
+    raise Permanent(f"expected no secret, since no module asks for it, got {name!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Carried:
     """An effect that is to be carried out now. id: the same each time it is tried. attempt: 1 for the first.
 
-    actor: who decided it, None for nobody (a schedule that is older than what says who made it)."""
+    actor: who decided it, None for nobody (a schedule that is older than what says who made it). reveal: the org's secret of this
+    name, of those that the effect's module declares; None when it is not set."""
 
     org: str
     id: str
@@ -156,6 +164,7 @@ class Carried:
     body: dict[str, Any]
     attempt: int
     actor: str | None
+    reveal: Callable[[str], Secret | None] = field(default=_no_secrets, repr=False, compare=False)
 
 
 Handler = Callable[[Carried], None]

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 
 from cmis_stream.core.errors import Rejected
 
 from . import tables
+from .changes import Change
 from .database import Database, Transaction
 from .decisions import Actor, Command, Document, Result
 from .grouping import Grouping, Rows, grouped
@@ -168,6 +169,19 @@ class Documents:
             items = self._sealer.opened(tx, [document_of(row) for row in found.rows])
         return Page(items, found.next, found.total_estimate)
 
+    def opened(self, org: str, kind: str, changes: Sequence[Change]) -> list[Change]:
+        """Changes of documents of a kind as these are shown: personal fields in the clear, null where the subject is erased."""
+        if kind not in self._kinds.personal:
+            return list(changes)
+        texts = [(one.id, text) for one in changes for text in (one.before, one.after) if text is not None]
+        with self._database.transaction(org) as tx:
+            bodies = iter(self._sealer.opened_bodies(tx, kind, [(identity, orjson.loads(text)) for identity, text in texts]))
+
+        def shown(text: str | None) -> str | None:
+            return None if text is None else orjson.dumps(next(bodies)).decode()
+
+        return [one._replace(before=shown(one.before), after=shown(one.after)) for one in changes]
+
     def everything(self, org: str, actor: Actor, kind: str) -> Iterator[Document]:
         """All documents of a kind that are not deleted, the oldest first; those that come meanwhile may be among them."""
         cursor: str | None = None
@@ -206,12 +220,16 @@ class Documents:
 
     def _fill_some(self, org: str, kind: Kind, last: str) -> Sequence[str]:
         layout = self._slots.layout(kind.name)
+        old = and_(_table.c.kind == kind.name, _table.c.id > last, _table.c.layout < layout)
+        with self._database.transaction(org) as tx:  # mostly there is nothing to do, and nobody has to wait for that
+            if not tx.rows(select(_table.c.id).where(tx.own(_table), old).limit(1)):
+                return []
         with self._database.transaction(org, writes=True) as tx:
             tx.lock_head(tables.org_heads)
             own = (tx.own(_table), _table.c.kind == kind.name)
             rows = tx.rows(
                 select(_table.c.id, _table.c.doc)
-                .where(*own, _table.c.id > last, _table.c.layout < layout)
+                .where(tx.own(_table), old)
                 .order_by(_table.c.id)
                 .limit(500)
             )

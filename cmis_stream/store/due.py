@@ -26,6 +26,10 @@ class Due:
             select(table.c.org_id).where(table.c.due_at <= now_ms).group_by(table.c.org_id).order_by(func.min(table.c.due_at))
         )
 
+    def orgs(self) -> list[str]:
+        """All that have documents."""
+        return self._orgs(select(store_tables.org_heads.c.org_id).order_by(store_tables.org_heads.c.org_id))
+
     def scheduled(self) -> list[str]:
         """Orgs with a schedule that has a next time."""
         table = tables.schedules

@@ -236,10 +236,13 @@ class Facts:
         return filled
 
     def _fill_some(self, org: str, kind: FactKind, last: str) -> Sequence[str]:
+        old = and_(facts.c.kind == kind.name, facts.c.id > last, facts.c.layout < self._slots.layout(kind.name))
+        with self._database.transaction(org) as tx:  # mostly there is nothing to do, and nobody has to wait for that
+            if not tx.rows(select(facts.c.id).where(tx.own(facts), old).limit(1)):
+                return []
         with self._database.transaction(org, writes=True) as tx:
             tx.lock_org(tables.org_heads)
             own = (tx.own(facts), facts.c.kind == kind.name)
-            old = and_(facts.c.id > last, facts.c.layout < self._slots.layout(kind.name))
             rows = tx.rows(select(facts.c.id, facts.c.doc).where(*own, old).order_by(facts.c.id).limit(_AT_ONCE))
             for identity, text in rows:
                 columns = self._columns(kind, orjson.loads(text))

@@ -108,7 +108,7 @@ class Found(NamedTuple):
 
 
 def asked(kind: Listed, parameters: Iterable[tuple[str, str]]) -> Asked:
-    """What a list is asked for by a query string's pairs; in the kind's own order unless they say. Rejected names the parameter."""
+    """What a list is asked for by a query string's pairs; in the kind's own order unless they say. Rejected names which."""
     types = filter_types(kind)
     filters = list[Filter]()
     plain = dict[str, str]()

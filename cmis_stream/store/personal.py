@@ -152,10 +152,15 @@ class Sealer:
         made = {(one.kind, one.id): one for one in documents}
         for kind in {one.kind for one in documents} & self._fields.keys():
             of = [one for one in documents if one.kind == kind]
-            assert self._data is not None
-            bodies = self._data.open(tx, self._fields[kind], [(Place(kind, one.id), one.body) for one in of])
+            bodies = self.opened_bodies(tx, kind, [(one.id, one.body) for one in of])
             made |= {(kind, one.id): replace(one, body=body) for one, body in zip(of, bodies, strict=True)}
         return [made[one.kind, one.id] for one in documents]
+
+    def opened_bodies(self, tx: Transaction, kind: str, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+        """bodies: with the ids of their documents, of which there may be several versions."""
+        if (fields := self._fields.get(kind)) is None or self._data is None:
+            return [dict(body) for _, body in bodies]
+        return self._data.open(tx, fields, [(Place(kind, identity), body) for identity, body in bodies])
 
 
 def _bound(org: str, place: Place, path: str) -> bytes:

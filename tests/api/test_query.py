@@ -21,6 +21,7 @@ from cmis_stream.store.documents import Documents
 from cmis_stream.store.facts import Facts
 from cmis_stream.store.kinds import Kind, Kinds, Manifest
 from tests.api.conftest import World
+from tests.contracts.support import personal_data
 from tests.contracts.toy.manifest import CHILD, MANIFEST
 from tests.core.support import event
 from tests.query.test_panes import World as PanesWorld
@@ -37,7 +38,7 @@ class Asked:
 
     def __init__(self, world: World, database: Database, history: Path) -> None:
         self.panes = PanesWorld([event(0, clicks=3, spend=1.5), event(0, org="globex", campaign="theirs")])
-        self.documents = Documents(database, KINDS, lambda: self.panes.now_ms - 1000)
+        self.documents = Documents(database, KINDS, lambda: self.panes.now_ms - 1000, personal_data(database))
         figures = {
             "panes": Panes(lambda _: self.panes.owner if self.panes.here else None, lambda: self.panes.now_ms),
             "history": HistoryFigures(history, 8, "epoch", lambda: self.panes.now_ms),
@@ -154,7 +155,7 @@ async def test_what_a_kind_asks_of_its_readers_is_asked_of_who_queries_it(asked:
 
 async def test_the_datasets_are_listed_with_what_can_be_asked_of_them(asked: Asked) -> None:
     found = {one["name"]: one for one in await asked.datasets()}
-    assert list(found) == ["panes", "history", "toys", "boxes", "children", "loans", "wishes"]
+    assert list(found) == ["panes", "history", "toys", "boxes", "children", "loans", "wishes", "playdates"]
     assert {"name": "ctr", "type": "number", "unit": "ratio"} in found["panes"]["measures"]
     assert found["history"]["steps"] == ["1m", "15m", "1h", "1d", "1w", "1mo"] and found["history"]["measure_prefix"] == "custom."
     toys = found["toys"]

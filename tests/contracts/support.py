@@ -17,7 +17,10 @@ from cmis_stream.modules.discovery import all_kinds
 from cmis_stream.store.changes import Changes
 from cmis_stream.store.database import Database
 from cmis_stream.store.documents import Documents
+from cmis_stream.store.keyring import Keyring
 from cmis_stream.store.kinds import Kind
+from cmis_stream.store.personal import PersonalData
+from cmis_stream.store.signing import KEY_BYTES
 from tests.api.conftest import World
 from tests.contracts.toy.manifest import MANIFEST
 
@@ -63,7 +66,7 @@ class Rest:
     """ann and ben write in acme, adam is admin there, eve only reads; gus writes in globex."""
 
     def __init__(self, world: World, database: Database) -> None:
-        self.documents, self.changes = Documents(database, KINDS), Changes(database)
+        self.documents, self.changes = Documents(database, KINDS, personal=personal_data(database)), Changes(database)
         self.world, self.database = world, database
         router = documents_router(self.documents, self.changes, KINDS, world.auth)
         ports = ApiPorts(world.auth, world.log.publish, world.log.dead_letter, world.now)
@@ -94,6 +97,10 @@ class Rest:
                 value = body[free[0]]
                 body[free[0]] = f"{value}{number}" if isinstance(value, str) else value + number
         return body
+
+
+def personal_data(database: Database) -> PersonalData:
+    return PersonalData(database, Keyring([bytes(KEY_BYTES)]))
 
 
 def place_of(kind: str) -> Collection:

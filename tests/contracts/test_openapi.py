@@ -19,7 +19,7 @@ from cmis_stream.store.database import Database
 from cmis_stream.store.decisions import Actor, Command
 from cmis_stream.store.documents import Documents
 from tests.api.conftest import World
-from tests.contracts.support import KINDS
+from tests.contracts.support import KINDS, personal_data
 
 if os.environ.get("CI"):
     import schemathesis
@@ -48,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def documents(world: World) -> Iterator[Documents]:
     """With some to be found: toys that can be asked for by slug, a deleted one, one of each other kind."""
     database = Database(f"sqlite:///{world.folder / 'store.db'}")
-    yield Documents(database, KINDS)
+    yield Documents(database, KINDS, personal=personal_data(database))
     database.close()
 
 

@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -79,11 +79,17 @@ def free_port() -> int:
 class Process:
     """A running `cmis …`; its output goes to a file that can be read at any time."""
 
-    def __init__(self, arguments: Iterable[object], output: Path, stdin: int | Any = subprocess.DEVNULL) -> None:
+    def __init__(
+        self,
+        arguments: Iterable[object],
+        output: Path,
+        stdin: int | Any = subprocess.DEVNULL,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """environment: besides this process's own, and before it."""
         self.output = output
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("CMIS_")
-        } | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}  # fmt: skip
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CMIS_")}
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})}
         with output.open("wb") as file:
             self.popen = subprocess.Popen(
                 [*COMMAND, *map(str, arguments)], stdin=stdin, stdout=file, stderr=subprocess.STDOUT, env=environment,
@@ -125,15 +131,15 @@ class Process:
 
 
 class Processes:
-    """Starts `cmis …` and sees to it that nothing is left."""
+    """Starts `cmis …` and sees to it that nothing is left. environment: of all of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder, self.environment = folder, environment
         self.all: list[Process] = []
 
     def cmis(self, *arguments: object, stdin: int | Any = subprocess.DEVNULL) -> Process:
         self.folder.mkdir(exist_ok=True)
-        process = Process(arguments, self.folder / f"output-{len(self.all)}.txt", stdin)
+        process = Process(arguments, self.folder / f"output-{len(self.all)}.txt", stdin, self.environment)
         self.all.append(process)
         return process
 

@@ -22,6 +22,7 @@ from cmis_stream.core.engine import end_of_panes
 from cmis_stream.feeds.decode import decode_ndjson
 from cmis_stream.live.projection import READER
 from cmis_stream.log import envelope, kafka_topics
+from cmis_stream.log.catalog import RULES, Catalog, write_catalog
 from cmis_stream.log.envelope import RuleSet, Tick, encode
 from cmis_stream.log.kafka import client_settings
 from cmis_stream.log.packer import Packer
@@ -116,9 +117,9 @@ class Feed:
         for rule in self._workload.rules_given:
             by_org.setdefault(rule["org"], []).append(rule)
         for org, rules in by_org.items():
-            body = {"kind": "alert_rules", "org": org, "version": 1, "evaluate": "pane", "rules": rules}
+            catalog = Catalog(RULES, org, 1, [{"evaluate": "pane", **rule} for rule in rules])
             partition = partition_for(org.encode(), PARTITIONS)
-            await producer.send_and_wait(CHANGES, orjson.dumps(body), key=org.encode(), partition=partition)
+            await producer.send_and_wait(CHANGES, write_catalog(catalog), key=catalog.key, partition=partition)
         log = OnKafka(self._broker.bootstrap)
         adopted: set[str] = set()
         async with asyncio.timeout(60):

@@ -1,5 +1,5 @@
 """Processes for the tests of the primitives to kill: `schedule URL RELAY_URL CLOCK`, `jobs URL RELAY_URL NAME LEASE_MS`,
-`upload URL FOLDER`, `outbox URL RELAY_URL NAME LEASE_MS FILE`."""
+`upload URL PLACE`, `outbox URL RELAY_URL NAME LEASE_MS FILE`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import threading
 from pathlib import Path
 
 from cmis_stream.jobs.runner import JobRunner
-from cmis_stream.store.blobs import FolderBlobs
 from cmis_stream.store.built_in_effects import commanding, publishing
 from cmis_stream.store.database import Database
 from cmis_stream.store.documents import Documents
@@ -21,6 +20,7 @@ from cmis_stream.store.files import Files
 from cmis_stream.store.jobs import Jobs
 from cmis_stream.store.outbox import Outbox
 from cmis_stream.store.schedules import Scheduler, Schedules
+from cmis_stream.stores import blobs_at
 from tests.store.errands import errand_kinds
 from tests.store.primitives import JOB_KINDS
 
@@ -41,13 +41,13 @@ async def jobs(url: str, relay_url: str, name: str, lease_ms: int) -> None:
     await JobRunner(kept, due, worker=name, settings={}, places=2, lease_ms=lease_ms).run(stop)
 
 
-def upload(url: str, folder: Path) -> None:
-    """Says (id, sha256) of each file that is kept, and goes on."""
-    files = Files(Database(url), FolderBlobs(folder))
+def upload(url: str, place: str) -> None:
+    """Says (id, sha256) of each file that is kept, and goes on. Every third one is large enough for an upload in parts."""
+    files = Files(Database(url), blobs_at(place if place.startswith("s3:") else None, Path(place)))
     for number in itertools.count():
         with files.create("acme", f"{number}.bin", "application/octet-stream", "ada") as made:
             for _ in range(20):
-                made.write(os.urandom(20_000))
+                made.write(os.urandom(400_000 if number % 3 == 1 else 20_000))
             file = made.finish()
         print(file.id, file.sha256, flush=True)
 
@@ -72,7 +72,7 @@ if __name__ == "__main__":
             schedule(url, relay_url, Path(clock))
         case ["jobs", url, relay_url, name, lease_ms]:
             asyncio.run(jobs(url, relay_url, name, int(lease_ms)))
-        case ["upload", url, folder]:
-            upload(url, Path(folder))
+        case ["upload", url, place]:
+            upload(url, place)
         case ["outbox", url, relay_url, name, lease_ms, file]:
             outbox(url, relay_url, name, int(lease_ms), Path(file))

@@ -20,6 +20,7 @@ from tests.store.support import ADA, act, create, kinds
 pytestmark = pytest.mark.slow
 
 OF_ORGS = [table for table in tables.metadata.sorted_tables if "org_id" in table.c]
+OF_THE_RELAY = ("catalogs", "relayed")
 
 
 @pytest.fixture
@@ -45,6 +46,10 @@ def documents(database: Database, postgres_urls: Urls) -> Documents:
 
 @pytest.mark.parametrize("table", OF_ORGS, ids=lambda table: table.name)
 def test_statements_without_a_condition_reach_one_org_only(documents: Documents, database: Database, table: Table) -> None:
+    if table.name in OF_THE_RELAY:
+        with pytest.raises(exc.ProgrammingError, match="permission denied"), database.transaction("acme") as tx:
+            tx.rows(select(table.c.org_id))
+        return
     with database.transaction("acme") as tx:
         assert {org for (org,) in tx.rows(select(table.c.org_id))} == {"acme"}
     with database.transaction(None) as tx:

@@ -1,7 +1,8 @@
-"""Files: whole or not there, in parts, for a while; on both databases."""
+"""Files: whole or not there, in parts, for a while; on both databases, in a folder and in a bucket of S3."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import subprocess
@@ -22,23 +23,31 @@ from cmis_stream.store.files import HALF_WRITTEN_MS, LINK_LASTS_MS, FileLinks, F
 from cmis_stream.store.keyring import Damaged
 from cmis_stream.store.ranges import asked_part
 from cmis_stream.store.signing import GatewayTokens, NotSigned
+from scripts.s3 import S3
+from tests.servers.s3 import s3
+from tests.store.blob_places import FolderPlace, Place, S3Place
 from tests.store.conftest import Places
 from tests.store.primitives import process
 from tests.store.support import NOW, Clock
+
+__all__ = ["s3"]
 
 PIECES = [bytes([number % 251]) * 100_000 for number in range(12)]
 WHOLE = b"".join(PIECES)
 KEY = bytes(range(32))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "files"
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return FolderPlace(tmp_path / "files")
+    server: S3 = request.getfixturevalue("s3")
+    return S3Place(server, "p/q")
 
 
 @pytest.fixture
-def files(database: Database, folder: Path, clock: Clock) -> Files:
-    return Files(database, FolderBlobs(folder), clock)
+def files(database: Database, place: Place, clock: Clock) -> Files:
+    return Files(database, place.blobs(), clock)
 
 
 @pytest.fixture
@@ -55,23 +64,18 @@ def kept(files: Files, org: str = "acme", content: list[bytes] = PIECES, lasts_m
         return upload.finish()
 
 
-def on_disk(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
 def rows(database: Database, org: str = "acme") -> int:
     table = primitive_tables.files
     with database.transaction(org) as tx:
         return len(tx.rows(select(table.c.id).where(tx.own(table))))
 
 
-def test_what_is_streamed_in_comes_out_again(files: Files, folder: Path) -> None:
+def test_what_is_streamed_in_comes_out_again(files: Files, place: Place) -> None:
     file = kept(files)
     assert (file.size, file.sha256) == (len(WHOLE), hashlib.sha256(WHOLE).hexdigest())
     assert files.get("acme", file.id) == file and files.list("acme") == [file] and b"".join(files.read(file)) == WHOLE
     assert b"".join(files.read(file, 99_999, 400_001)) == WHOLE[99_999:400_001]
-    (path,) = on_disk(folder)
-    assert path.stat().st_mode & 0o777 == 0o600 and path.is_relative_to(folder)
+    assert place.stored() == {file.id: len(WHOLE)}
     empty = kept(files, content=[])
     assert empty.size == 0 and b"".join(files.read(empty)) == b""
 
@@ -82,17 +86,17 @@ def test_a_file_of_another_org_is_not_there(files: Files) -> None:
     assert b"".join(files.read(file)) == WHOLE
 
 
-def test_it_is_not_there_before_it_is_whole(files: Files, database: Database, folder: Path) -> None:
+def test_it_is_not_there_before_it_is_whole(files: Files, database: Database, place: Place) -> None:
     with files.create("acme", "a", "text/csv", "ada") as upload:
         upload.write(b"half")
         assert files.get("acme", upload.id) is None and files.list("acme") == []
-    assert on_disk(folder) == [] and rows(database) == 0
+    assert place.stored() == {} and rows(database) == 0
     with pytest.raises(RuntimeError), files.create("acme", "a", "text/csv", "ada"):
         raise RuntimeError
-    assert on_disk(folder) == [] and rows(database) == 0
+    assert place.stored() == {} and rows(database) == 0
 
 
-def test_what_is_not_what_was_said_or_too_large_is_refused_and_gone(files: Files, database: Database, folder: Path) -> None:
+def test_what_is_not_what_was_said_or_too_large_is_refused_and_gone(files: Files, database: Database, place: Place) -> None:
     with pytest.raises(Rejected) as caught, files.create("acme", "a", "text/csv", "ada") as upload:
         upload.write(b"abc")
         upload.finish("0" * 64)
@@ -100,7 +104,7 @@ def test_what_is_not_what_was_said_or_too_large_is_refused_and_gone(files: Files
     with pytest.raises(Rejected) as caught, files.create("acme", "a", "text/csv", "ada", limit=5) as upload:
         upload.write(b"abc")
         upload.write(b"def")
-    assert caught.value.code == "too_long" and on_disk(folder) == [] and rows(database) == 0
+    assert caught.value.code == "too_long" and place.stored() == {} and rows(database) == 0
     with files.create("acme", "a", "text/csv", "ada", limit=3) as upload:
         upload.write(b"abc")
         assert upload.finish(hashlib.sha256(b"abc").hexdigest().upper()).size == 3
@@ -130,7 +134,7 @@ def test_it_is_saved_under_its_name_never_shown(files: Files) -> None:
 
 
 def test_when_its_time_is_over_it_is_gone_with_its_bytes(
-    files: Files, database: Database, folder: Path, clock: Clock, due: Due
+    files: Files, database: Database, place: Place, clock: Clock, due: Due
 ) -> None:
     file, stays = kept(files, lasts_ms=1_000), kept(files)
     assert file.expires_at is not None and due.files(file.expires_at - 1) == []
@@ -138,32 +142,32 @@ def test_when_its_time_is_over_it_is_gone_with_its_bytes(
     assert files.get("acme", file.id) is None and files.list("acme") == [stays]  # before anybody has swept
     assert due.files(clock.now_ms) == ["acme"] and files.sweep("other") == 0
     assert (files.sweep("acme"), files.sweep("acme")) == (1, 0)
-    assert len(on_disk(folder)) == rows(database) == 1 and due.files(clock.now_ms) == []
+    assert len(place.stored()) == rows(database) == 1 and due.files(clock.now_ms) == []
 
 
-def test_removing_takes_the_bytes_with_it(files: Files, database: Database, folder: Path) -> None:
+def test_removing_takes_the_bytes_with_it(files: Files, database: Database, place: Place) -> None:
     file = kept(files)
     assert files.remove("acme", file.id) and not files.remove("acme", file.id)
-    assert on_disk(folder) == [] and rows(database) == 0
+    assert place.stored() == {} and rows(database) == 0
     with pytest.raises(Damaged, match="gone"):
         files.read(file)
 
 
-def test_bytes_that_changed_are_not_handed_out_to_the_end(files: Files, folder: Path) -> None:
+def test_bytes_that_changed_are_not_handed_out_to_the_end(files: Files, place: Place) -> None:
     file = kept(files)
-    (path,) = on_disk(folder)
-    path.write_bytes(WHOLE[:-1] + b"x")
+    place.replace(file.id, WHOLE[:-1] + b"x")
     got = list[bytes]()
     with pytest.raises(Damaged):
         for piece in files.read(file):
             got.append(piece)
     assert len(b"".join(got)) < file.size
-    path.write_bytes(WHOLE[:500_000])
-    with pytest.raises(Damaged):
-        list(files.read(file, 400_000, 600_000))
+    place.replace(file.id, WHOLE[:500_000])
+    for start, end in ((400_000, 600_000), (600_000, 700_000)):
+        with pytest.raises(Damaged):
+            list(files.read(file, start, end))
 
 
-def test_one_that_is_written_slowly_is_not_swept_and_one_that_stopped_is(files: Files, folder: Path, clock: Clock) -> None:
+def test_one_that_is_written_slowly_is_not_swept_and_one_that_stopped_is(files: Files, place: Place, clock: Clock) -> None:
     slow, stopped = (files.create("acme", "a", "text/csv", "ada") for _ in range(2))
     for _ in range(12):
         clock.now_ms += HALF_WRITTEN_MS // 4
@@ -172,10 +176,10 @@ def test_one_that_is_written_slowly_is_not_swept_and_one_that_stopped_is(files: 
     assert slow.finish().size == 12
     with pytest.raises(Damaged, match="taken away"):
         stopped.finish()
-    assert len(on_disk(folder)) == 1
+    assert len(place.stored()) == 1
 
 
-def test_a_place_that_cannot_be_used_says_so(database: Database, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_says_so(database: Database, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Unavailable, match="place of files"):
         Files(database, FolderBlobs(tmp_path / "file")).create("acme", "a", "text/csv", "ada")
@@ -184,25 +188,62 @@ def test_a_place_that_cannot_be_used_says_so(database: Database, tmp_path: Path)
             FolderBlobs(tmp_path).remove(key)
 
 
+def test_only_the_owner_may_read_what_is_in_a_folder(database: Database, tmp_path: Path) -> None:
+    kept(Files(database, FolderBlobs(tmp_path / "files")))
+    (path,) = (path for path in (tmp_path / "files").rglob("*") if path.is_file())
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_larger_than_a_part_comes_out_again_and_is_not_there_before_it_is_whole(files: Files, place: Place) -> None:
+    pieces = [bytes([number]) * 900_000 for number in range(14)]
+    whole = b"".join(pieces)
+    with files.create("acme", "a", "text/csv", "ada") as upload:
+        for piece in pieces:
+            upload.write(piece)
+            assert files.get("acme", upload.id) is None and upload.id not in place.stored()
+        file = upload.finish(hashlib.sha256(whole).hexdigest())
+    assert place.stored() == {file.id: len(whole)} and b"".join(files.read(file)) == whole
+    assert b"".join(files.read(file, 4_000_000, 9_999_999)) == whole[4_000_000:9_999_999]
+    with pytest.raises(RuntimeError), files.create("acme", "a", "text/csv", "ada") as upload:
+        for piece in pieces:
+            upload.write(piece)
+        raise RuntimeError
+    assert set(place.stored()) == {file.id} and place.half_written() == []
+
+
+def test_a_file_that_goes_while_it_is_read_is_not_read_to_the_end(files: Files) -> None:
+    file = kept(files, content=[bytes(3_000_000)] * 3)
+    reading = files.read(file)
+    got = len(next(reading))
+    files.remove("acme", file.id)
+    with contextlib.suppress(Damaged):
+        for piece in reading:
+            got += len(piece)
+        assert got == file.size  # of a folder: what is open stays
+        return
+    assert got < file.size
+
+
 def test_uploads_killed_anywhere_leave_whole_files_and_after_a_sweep_nothing_else(
-    places: Places, database: Database, folder: Path, clock: Clock, tmp_path: Path
+    places: Places, database: Database, place: Place, clock: Clock, tmp_path: Path
 ) -> None:
     chance, said = random.Random(7), list[list[str]]()
     for _ in range(6):
-        with process("upload", places.app, str(folder), stdout=subprocess.PIPE) as worker:
+        with process("upload", places.app, place.argument, stdout=subprocess.PIPE) as worker:
             assert worker.stdout is not None
             lines = [worker.stdout.readline().split() for _ in range(chance.randrange(2, 6))]
             time.sleep(chance.random() / 50)
             worker.kill()
             said += [*lines, *(line.split() for line in worker.stdout.read().splitlines() if line.count(" ") == 1)]
     clock.now_ms = NOW * 2
-    files = Files(database, FolderBlobs(folder), clock)
+    files = Files(database, place.blobs(), clock)
     files.sweep("acme")
     there = {file.id: file for file in files.list("acme", 10_000)}
     assert len(said) >= 12
     for identity, digest in said:
         assert hashlib.sha256(b"".join(files.read(there[identity]))).hexdigest() == digest == there[identity].sha256
-    assert {path.name for path in on_disk(folder)} == set(there) and rows(database) == len(there)
+    assert set(place.stored()) == set(there) and rows(database) == len(there)
+    assert {file.size for file in there.values()} == {400_000, 8_000_000}
 
 
 # --- links and ranges -------------------------------------------------------------------------------------------------------

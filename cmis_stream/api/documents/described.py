@@ -197,7 +197,7 @@ def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, NULL]}
 
 
-_FILTER: Final[Schema] = {**TEXT, "enum": ["text", "number", "time", "bool", "tags"]}
+_FILTER: Final[Schema] = {**TEXT, "enum": ["text", "number", "time", "bool", "tags", "rank"]}
 _REF: Final = _object({"target": TEXT, "on_delete": {**TEXT, "enum": ["restrict", "cascade", "detach"]}})
 _COMMAND: Final = _object({
     "name": TEXT, "title": TEXT, "creates": {**_BOOL, "description": "About none that is there; on the collection."},

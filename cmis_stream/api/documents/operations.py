@@ -77,7 +77,8 @@ class Operations:
         found = self._found(request, caller, True)
         changes, total = self._changes.page_of(caller.org, self._kind.name, found.id, before, limit + 1)
         following = str(changes[limit - 1].seq) if len(changes) > limit else None
-        items = [self._shape.change(change) for change in changes[:limit]]
+        shown = self._documents.opened(caller.org, self._kind.name, changes[:limit])
+        items = [self._shape.change(change) for change in shown]
         return answer({"items": items, "next": following, "total_estimate": total})
 
     def _found(self, request: Request, caller: Caller, deleted: bool) -> Document:

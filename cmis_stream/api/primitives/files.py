@@ -268,6 +268,10 @@ _HEADERS: Schema = {
 _BYTES: Schema = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 _CONTENT: dict[int, Schema] = {
     200: {"description": "All of it.", "content": _BYTES, "headers": _HEADERS},
-    206: {"description": "The part that Range names; Content-Range says which it is.", "content": _BYTES, "headers": _HEADERS},
-    304: {"description": "If-None-Match has it."},
+    206: {
+        "description": "The part that Range names.",
+        "content": _BYTES,
+        "headers": {**_HEADERS, "Content-Range": {"schema": TEXT, "description": "Which it is."}},
+    },
+    304: {"description": "If-None-Match has it.", "headers": {name: _HEADERS[name] for name in ("ETag", "Accept-Ranges")}},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cmis_stream.core.rules import SEVERITIES
 from cmis_stream.store.kinds import Kind, Manifest
 
 from .incidents import INCIDENT
@@ -17,6 +18,7 @@ ALERT_RULE = Kind(
         "key": "text", "name": "text", "severity": "text", "enabled": "bool", "evaluate": "text", "level": "text",
     },
     sorts=("key", "name", "severity", "enabled"),
+    ranks={"severity": SEVERITIES},
     unique=(("key",),),
     natural_key="key",
     check=check,

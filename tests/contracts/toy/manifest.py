@@ -1,16 +1,36 @@
-"""A module for tests, with one of everything that a kind can have. Nothing of ours knows of it."""
+"""A module for tests, with one of everything that a module can have. Nothing of ours knows of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cmis_stream.core.errors import Rejected
-from cmis_stream.store.decisions import Command, Context, Decision, Document, Effect, Put, Rule
+from cmis_stream.store.decisions import (
+    Command,
+    Context,
+    Decision,
+    Document,
+    Effect,
+    Put,
+    RemoveSchedule,
+    Rule,
+    SetSchedule,
+    StartJob,
+)
 from cmis_stream.store.fields import Time
+from cmis_stream.store.job_kinds import JobKind
 from cmis_stream.store.kinds import ANYONE, Kind, Manifest, ProblemCode, Ref, States
+from cmis_stream.store.personal_fields import Personal
+
+from .played import PLAYDATE
+from .shop import SHOP_KEY, order
+
+PLAYED: Final = "toy.played.v1"
+"""Of topics.yaml: written by the effect of `play`, read by the agent."""
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 
@@ -31,6 +51,7 @@ class Toy(_Model):
     made_at: Time | None = None
     box: str | None = None
     inside: str | None = None
+    rung: int = Field(0, ge=0, description="How often its alarm went off.")
     parts: list[Part] = Field(default_factory=list, max_length=20)
 
 
@@ -49,6 +70,8 @@ class Box(_Model):
 
 class Child(_Model):
     name: str = Field(min_length=1, max_length=100)
+    person: str | None = Field(None, max_length=100, description="Whom this is about.")
+    nickname: Annotated[str | None, Personal(subject="person")] = None
 
 
 class Loan(_Model):
@@ -74,6 +97,19 @@ class Swap(_Model):
     with_toy: str
 
 
+class Alarm(_Model):
+    at: Time
+
+
+class Count(_Model):
+    pause_ms: int = Field(0, ge=0, le=10_000, description="How long to rest after each page, so that one can watch.")
+    page: int = Field(100, ge=1, le=500)
+
+
+class Order(_Model):
+    shop: str = Field(pattern=r"^http://127\.0\.0\.1:[0-9]{1,5}/$")
+
+
 class Batch(_Model):
     names: list[Annotated[str, Field(min_length=1, max_length=50)]] = Field(min_length=1, max_length=10)
 
@@ -86,7 +122,37 @@ def _play(context: Context, state: Document | None, command: Command) -> Decisio
     assert state is not None
     if (error := _broken(state)) is not None:
         raise error
-    return Decision((Put("toy", state.id, {**state.body, "state": "used"}),), (Effect("played", {"toy": state.id}),))
+    told = {"toy": state.id, "name": state.body["name"], "at": context.now_ms}
+    effect = Effect("publish", {"topic": PLAYED, "body": told})
+    return Decision((Put("toy", state.id, {**state.body, "state": "used"}),), (effect,))
+
+
+def _set_alarm(context: Context, state: Document | None, command: Command) -> Decision:
+    """Once, at that second."""
+    assert state is not None
+    starts = datetime.fromtimestamp(command.body["at"] // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    ring = {"kind": "toy", "name": "ring", "id": state.id}
+    return Decision((), (SetSchedule(f"toy/{state.id}", "UTC", "FREQ=DAILY;COUNT=1", "command", ring, starts, at="/at"),))
+
+
+def _stop_alarm(context: Context, state: Document | None, command: Command) -> Decision:
+    assert state is not None
+    return Decision((), (RemoveSchedule(f"toy/{state.id}"),))
+
+
+def _ring(context: Context, state: Document | None, command: Command) -> Decision:
+    assert state is not None
+    return Decision((Put("toy", state.id, {**state.body, "rung": state.body["rung"] + 1}),))
+
+
+def _order(context: Context, state: Document | None, command: Command) -> Decision:
+    """Another one of its sort, from a shop that wants a key."""
+    assert state is not None
+    return Decision((), (Effect("order_toy", {"shop": command.body["shop"], "name": state.body["name"]}),))
+
+
+def _count_toys(context: Context, state: Document | None, command: Command) -> Decision:
+    return Decision((), (StartJob("count_toys", command.body),))
 
 
 def _rename(context: Context, state: Document | None, command: Command) -> Decision:
@@ -139,6 +205,11 @@ TOY = Kind(
             examples=({"with_toy": "019b76da-a800-71d6-a2ec-7216849ac021"},),
         ),
         "unbox": Rule(_unbox, creates=True, body=Batch, examples=({"names": ["Duck", "Train"]},)),
+        "set_alarm": Rule(_set_alarm, body=Alarm, examples=({"at": "2026-01-01T07:00:00Z"},)),
+        "stop_alarm": Rule(_stop_alarm),
+        "ring": Rule(_ring),
+        "order": Rule(_order, body=Order, examples=({"shop": "http://127.0.0.1:8000/"},), title="Order another one"),
+        "count_toys": Rule(_count_toys, creates=True, body=Count, examples=({"pause_ms": 10},)),
     },
     examples=(
         {"name": "Train", "slug": "train", "price_micros": 12_000_000, "made_at": "2026-01-01T00:00:00Z", "tags": ["wood"]},
@@ -147,7 +218,8 @@ TOY = Kind(
 )  # fmt: skip
 BOX = Kind("box", Box, plural="boxes", filters={"label": "text", "holds": "number"}, sorts=("holds",), path="toy-boxes",
            token_path="/api/toy-boxes", examples=({"label": "Attic"},), scopes={"delete": "admin"})  # fmt: skip
-CHILD = Kind("child", Child, plural="children", filters={"name": "text"}, examples=({"name": "Ada"},))
+CHILD = Kind("child", Child, plural="children", filters={"name": "text"},
+             examples=({"name": "Ada"}, {"name": "Bo", "person": "bo@example.org", "nickname": "Bobo"}))  # fmt: skip
 LOAN = Kind(
     "loan",
     Loan,
@@ -171,4 +243,8 @@ MANIFEST = Manifest(
     (TOY, BOX, CHILD, LOAN, WISH),
     title="Toys",
     problems={"toy_broken": ProblemCode(409, "The toy is broken")},
+    jobs=(JobKind("count_toys", f"{__package__}.counting:count_toys"),),
+    effects={"order_toy": order},
+    facts=(PLAYDATE,),
+    secrets={SHOP_KEY: "Key of the toy shop"},
 )
