@@ -35,6 +35,7 @@ from cmis_stream.health.binding import health_of
 from cmis_stream.keeping import housekeeping_of
 from cmis_stream.log.owner import Owner
 from cmis_stream.log.packer import Pressure
+from cmis_stream.modules.alerts import rule_sets
 from cmis_stream.modules.alerts.rule_file import RuleFileWatch, apply_rules, read_items, rule_documents
 from cmis_stream.runtime import METRICS, Runtime
 from cmis_stream.serving import HttpServer, listening_socket
@@ -112,6 +113,9 @@ class Instance:
                 parts = self.health.parts
                 parts.troubles, parts.failed_effects = housekeeping.troubles, housekeeping.failed_effects
             self.health.look()
+            if self.settings.role.has_api:
+                stores = runtime.stores
+                self._tell(await asyncio.to_thread(rule_sets.take_over, stores.database, stores.documents, RULE_FILE))
             if self.settings.rules_file is not None and self.settings.role.has_api:
                 await self._read_rules(self.settings.rules_file, first=True)
                 self._tasks.append(asyncio.create_task(self._follow_rules(self.settings.rules_file)))

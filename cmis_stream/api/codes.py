@@ -17,6 +17,7 @@ from starlette.responses import Response
 from ..core import errors
 from ..store.kinds import Manifest
 from . import problems
+from .documents.requests import parameters
 from .problems import TITLES, Problem, described
 
 _LINE = re.compile(r"^ {4}([a-z_]+) +((?:[45]\d\d +)*)(\S.*)$", re.MULTILINE)
@@ -63,10 +64,11 @@ def codes_router(manifests: Iterable[Manifest] = ()) -> APIRouter:
 
     @router.get(
         "/problems", summary="List the codes of problems", operation_id="list_problem_codes", response_class=Response,
-        responses={200: _found(_PAGE)}, openapi_extra={"security": []},
+        responses={200: _found(_PAGE), 400: described("There is a parameter: it takes none.")}, openapi_extra={"security": []},
     )  # fmt: skip
-    async def list_problem_codes() -> Response:
+    async def list_problem_codes(request: Request) -> Response:
         """All that an answer can have, those of modules included. Codes are added, never renamed."""
+        parameters(request)
         return _answer(listed)
 
     @router.get(

@@ -14,10 +14,13 @@ from ..query.datasets import NotHere, Queries
 from ..query.model import MOST_ROWS, Faulty
 from .auth import Caller
 from .bodies import read_body
+from .documents.openapi import path_parameters
 from .documents.operations import actor_of
+from .documents.requests import parameters
 from .problems import Problem
 
 LARGEST_BODY = 256 << 10
+_DATASETS_PATH = "/api/orgs/{org}/datasets"
 
 Admitted = Callable[[Request, str, str], Awaitable[Caller]]
 """(request, org, scope) -> the caller; Problem when it may not."""
@@ -33,6 +36,7 @@ def query_router(queries: Queries, admitted: Admitted) -> APIRouter:
     async def query(request: Request, org: str) -> Response:
         """Measures of a dataset by dimensions and time. The answer says up to where it is final, and of which position."""
         caller = await admitted(request, org, "read")
+        parameters(request)
         body = await read_body(request, LARGEST_BODY)
         try:
             raw = orjson.loads(body)
@@ -48,12 +52,15 @@ def query_router(queries: Queries, admitted: Admitted) -> APIRouter:
             raise Problem(503, "unavailable", f"{error}.", headers={"Retry-After": "1"}) from None
 
     @router.get(
-        "/api/orgs/{org}/datasets", summary="List the datasets that can be asked", operation_id="list_datasets",
-        openapi_extra={"security": _SECURITY}, responses=_DATASETS_RESPONSES, response_class=Response,
+        _DATASETS_PATH, summary="List the datasets that can be asked", operation_id="list_datasets",
+        openapi_extra={"security": _SECURITY, "parameters": path_parameters(_DATASETS_PATH)},
+        responses=_DATASETS_RESPONSES, response_class=Response,
     )  # fmt: skip
-    async def datasets(request: Request, org: str) -> Response:
+    async def datasets(request: Request) -> Response:
         """With their measures, dimensions and filters, and what types and units these have."""
-        items = queries.described((await admitted(request, org, "read")).scopes)
+        caller = await admitted(request, request.path_params["org"], "read")
+        parameters(request)
+        items = queries.described(caller.scopes)
         found = {"items": items, "next": None, "total_estimate": len(items)}
         return Response(orjson.dumps(found), media_type="application/json")
 
@@ -151,7 +158,7 @@ def _problem(description: str) -> dict[str, Any]:
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer.", "content": {"application/json": {"schema": _ANSWER, "example": _EXAMPLE}}},
-    400: _problem("The body is not JSON."),
+    400: _problem("The body is not JSON, or there is a parameter: it takes none."),
     401: _problem("No valid token or session."),
     403: _problem("The token or session lacks the scope `read`."),
     404: _problem("No such org, or it is not yours."),
@@ -194,5 +201,5 @@ _DATASETS: dict[str, Any] = {
 }  # fmt: skip
 _DATASETS_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "All of them that the caller may ask.", "content": {"application/json": {"schema": _DATASETS}}},
-    **{status: _RESPONSES[status] for status in (401, 403, 404)},
+    **{status: _RESPONSES[status] for status in (400, 401, 403, 404, 503)},
 }

@@ -95,11 +95,12 @@ def session_router(auth: Auth, gateway_tokens: GatewayTokens) -> APIRouter:
 
     @router.post(
         "/api/orgs/{org}/gateway-token", summary="A gateway token for a program", operation_id="gateway_token",
-        response_class=Response, openapi_extra={"security": [{"token": []}]}, responses=_responses(_TOKEN, 401, 403, 404),
+        response_class=Response, openapi_extra={"security": [{"token": []}], "parameters": [_ORG]},
+        responses=_responses(_TOKEN, 401, 403, 404),
     )  # fmt: skip
-    async def gateway_token(request: Request, org: str) -> Response:
+    async def gateway_token(request: Request) -> Response:
         """A JWT of five minutes that opens at the gateway what the API token (scope `read`) opens."""
-        caller = await auth.admitted_program(request, org, "read")
+        caller = await auth.admitted_program(request, request.path_params["org"], "read")
         return issued(caller.id, caller.expires_at_ms)
 
     def issued(holder_id: str, until_ms: int | None) -> Response:
@@ -139,6 +140,7 @@ def _answer(body: dict[str, Any]) -> Response:
 _TEXT: dict[str, Any] = {"type": "string"}
 _TIME: dict[str, Any] = {"type": "string", "format": "date-time"}
 _BY_COOKIE: dict[str, Any] = {"security": [{"session": []}]}
+_ORG: dict[str, Any] = {"in": "path", "name": "org", "required": True, "schema": _TEXT, "description": "The org's id or slug."}
 _SIGN_IN: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -170,6 +172,7 @@ _REFUSALS = {
     413: "The body is too large.",
     415: "Content-Type is not taken.",
     429: "Too many attempts; Retry-After says when to come back.",
+    503: "The store cannot be used now; send the same request again after Retry-After.",
 }
 
 
@@ -180,4 +183,4 @@ def _responses(
     done: dict[str, Any] = {"description": "Done.", **({"headers": headers} if headers else {})}
     if schema is not None:
         done["content"] = {"application/json": {"schema": schema}}
-    return {200 if schema is not None else 204: done, **{status: described(_REFUSALS[status]) for status in refusals}}
+    return {200 if schema is not None else 204: done, **{status: described(_REFUSALS[status]) for status in (*refusals, 503)}}

@@ -17,10 +17,11 @@ from ...store.listing import filter_types
 from .. import fact_schemas
 from ..auth import Auth, Caller
 from ..facts import path_of
-from .components import NULL, TEXT, Schema, name_of, schemas_of
+from .components import COUNT, NULL, TEXT, Schema, name_of, schemas_of
 from .openapi import READING, answers, found, path_parameters
 from .operations import actor_of, answer
 from .places import Collection, collections
+from .requests import parameters
 
 _BELOW: Final = "/api/orgs/{org}/"
 _COMPONENT: Final = "#/components/schemas/"
@@ -44,7 +45,8 @@ def described_router(kinds: Kinds, auth: Auth) -> APIRouter:
     async def list_kinds(request: Request) -> Response:
         """Fields, filters, commands and schemas: enough to list, show and edit kinds that a page has never heard of."""
         caller = await auth.admitted(request, request.path_params["org"], "read")
-        return answer({"items": [to(caller) for to in described]})
+        parameters(request)
+        return answer({"items": [to(caller) for to in described], "next": None, "total_estimate": len(described)})
 
     return router
 
@@ -218,4 +220,4 @@ _KIND: Final = _object({
     }, "transitions: [from, to], those that the caller may.")),
     "commands": {"type": "array", "items": _COMMAND}, "allowed": _map(_BOOL, "Command or read -> whether the caller may."),
 })  # fmt: skip
-_ANSWER: Final = _object({"items": {"type": "array", "items": _KIND}})
+_ANSWER: Final = _object({"items": {"type": "array", "items": _KIND}, "next": NULL, "total_estimate": COUNT})

@@ -22,7 +22,7 @@ class Shape:
 
     def __init__(self, kind: Kind | FactKind) -> None:
         self._times = times_of(kind.model)
-        self._defaults = defaults_of(kind.model)
+        self._fields, self._defaults = tuple(kind.model.model_fields), defaults_of(kind.model)
 
     def document(self, document: Document) -> dict[str, Any]:
         return {
@@ -31,12 +31,12 @@ class Shape:
             "created_at": rfc3339(document.created_at),
             "updated_at": rfc3339(document.updated_at),
             "deleted_at": None if document.deleted_at is None else rfc3339(document.deleted_at),
-            **self._body({**self._defaults, **document.body}),
+            **self._body(self._whole(document.body)),
         }
 
     def fact(self, fact: Fact) -> dict[str, Any]:
         own = {"id": fact.id, "version": fact.version, "at": rfc3339(fact.at)}
-        return own | self._body({**self._defaults, **fact.body})
+        return own | self._body(self._whole(fact.body))
 
     def result(self, result: Result) -> dict[str, Any]:
         """What a command of the kind did."""
@@ -54,6 +54,11 @@ class Shape:
             "after": None if change.after is None else self._body(orjson.loads(change.after)),
             "hash": change.hash,
         }
+
+    def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
+        """In the order in which the kind declares its fields; kept they are sorted, for hashing."""
+        whole = {**self._defaults, **body}
+        return {**{name: whole[name] for name in self._fields if name in whole}, **whole}
 
     def _body(self, body: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = in_rest(body, self._times)
