@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from cmis_stream.core.errors import Rejected
 from cmis_stream.store.bodies import NotValid, checked, validated, written
+from cmis_stream.store.commands import APPLIED_FROM
 from cmis_stream.store.decisions import Body
 from cmis_stream.store.fields import in_rest, times_of
 from cmis_stream.store.kinds import Kind, Kinds
@@ -20,7 +21,6 @@ from cmis_stream.store.writing import as_uuid
 
 from .applying_order import dependents_last, ranks
 
-APPLIED_FROM: Final = "applied_from"
 ABSENT: Final = ...
 _SOME_ID = "00000000-0000-7000-8000-000000000000"
 _NO_OWNER = "no such field in a file: whoever applies it owns what is new"

@@ -7,6 +7,9 @@ from typing import Any, Final
 
 from .decisions import Command, Context, Decision, Delete, Document, Put, Restore, Rule
 
+APPLIED_FROM: Final = "applied_from"
+"""In a document's metadata: the set of documents that it belongs to, which a file manages (`modules/applying.py`)."""
+
 
 def create(context: Context, state: Document | None, command: Command) -> Decision:
     return Decision((Put(command.kind, command.id or context.new_id(), command.body),))
@@ -30,12 +33,20 @@ def restore(context: Context, state: Document | None, command: Command) -> Decis
     return Decision((Restore(command.kind, _there(state).id),))
 
 
+def clone(context: Context, state: Document | None, command: Command) -> Decision:
+    """A copy with these fields changed, as by a merge patch: whoever makes it owns it, and no file manages it."""
+    source = {name: value for name, value in _there(state).body.items() if name not in ("owner_id", "visibility")}
+    metadata = {name: value for name, value in source["metadata"].items() if name != APPLIED_FROM}
+    return Decision((Put(command.kind, context.new_id(), merged({**source, "metadata": metadata}, command.body)),))
+
+
 DEFAULTS: Final[Mapping[str, Rule]] = {
     "create": Rule(create, creates=True),
     "update": Rule(update),
     "patch": Rule(patch),
     "delete": Rule(delete),
     "restore": Rule(restore, of_deleted=True),
+    "clone": Rule(clone, copies=True),
 }
 
 

@@ -204,7 +204,7 @@ def reads_nothing(state: Document | None, command: Command) -> Iterable[tuple[st
 
 class Rule(NamedTuple):
     """How a command is decided. reads: (kind, id) of other documents that it looks at. creates: it is about none that is there
-    yet. of_deleted: it is about a deleted one.
+    yet. of_deleted: it is about a deleted one. copies: it makes another one of the same kind, which is its result.
 
     For REST: body, what has to come with it (None: nothing), checked before it is decided; examples of it; title, for people.
     """
@@ -213,6 +213,7 @@ class Rule(NamedTuple):
     reads: Callable[[Document | None, Command], Iterable[tuple[str, str]]] = reads_nothing
     creates: bool = False
     of_deleted: bool = False
+    copies: bool = False
     body: type[BaseModel] | None = None
     examples: tuple[Mapping[str, Any], ...] = ()
     title: str = ""

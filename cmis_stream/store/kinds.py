@@ -8,15 +8,16 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from cmis_stream.core.errors import ConfigError
 
-from .commands import DEFAULTS
-from .decisions import Body, Document, Handler, Rule, Visibility
+from .commands import DEFAULTS, clone
+from .decisions import Body, Command, Context, Decision, Document, Handler, Rule, Visibility
 from .job_kinds import JobKind, JobKinds
 from .personal_fields import Fields
 from .tables import REALS, TEXTS, WHOLES
@@ -54,6 +55,15 @@ class Ref(NamedTuple):
     acyclic: bool = False
 
 
+class Template(NamedTuple):
+    """What a new document can begin with. body: as it is created, or a part of that."""
+
+    name: str
+    title: str
+    body: Mapping[str, Any]
+    description: str = ""
+
+
 class States(NamedTuple):
     """transitions: (from, to) -> the roles that may, or ANYONE."""
 
@@ -77,7 +87,8 @@ class Kind:
 
     For REST: title, in the singular; plural, of the name; path below /api/orgs/{org}/, MODULE/PLURAL unless it is said;
     token_path: a second one, whole, with the org from the token. examples: bodies that can be created as they are, but for what
-    refs point at. scopes: command, or "read" -> what a caller needs; write and read unless it is said.
+    refs point at. templates: what a new one can begin with. scopes: command, or "read" -> what a caller needs; write and read
+    unless it is said.
     """
 
     name: str
@@ -97,6 +108,7 @@ class Kind:
     path: str = ""
     token_path: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
+    templates: tuple[Template, ...] = ()
     scopes: Mapping[str, str] = field(default_factory=dict)
     ranks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -123,7 +135,10 @@ class Kind:
         return self.scopes.get(command, "read" if command == "read" else "write")
 
     def rule(self, command: str) -> Rule | None:
-        return self.commands.get(command) or DEFAULTS.get(command)
+        rule = self.commands.get(command) or DEFAULTS.get(command)
+        if rule is DEFAULTS["clone"] and self.states is not None:
+            return rule._replace(decide=partial(_cloned_anew, self.states))
+        return rule
 
     def is_list(self, name: str) -> bool:
         return list in types_of(self.model.model_fields[name].annotation)
@@ -131,6 +146,12 @@ class Kind:
     def family(self, name: str) -> Literal["text", "whole", "real"]:
         """Which columns hold the values of a filter field."""
         return family_of(self, name)
+
+
+def _cloned_anew(states: States, context: Context, state: Document | None, command: Command) -> Decision:
+    """A clone begins where every new document does."""
+    begun = {states.field: states.initial, **command.body}
+    return clone(context, state, replace(command, body=begun))
 
 
 class ProblemCode(NamedTuple):

@@ -22,6 +22,7 @@ from . import refs as references
 from . import tables, uniques
 from .bodies import checked, pointer, tags_column, written
 from .changes import Change
+from .commands import DEFAULTS
 from .database import Transaction
 from .decisions import Actor, Command, Context, Decision, Delete, Document, Put, Restore, Result
 from .effects import carry_out, put_into_outbox
@@ -78,7 +79,7 @@ class Work:
             known = (
                 sorted(self._kinds)
                 if kind is None
-                else sorted({*kind.commands, "create", "update", "patch", "delete", "restore"})
+                else sorted({*kind.commands, *DEFAULTS})
             )
             raise Rejected(
                 "not_found",
@@ -95,8 +96,8 @@ class Work:
             raise Stale(expected_version, found)
         reads = {key: self._readable(key) for key in rule.reads(state, command)}
         context = Context(self._tx.org, self._actor, self.now_ms, self._new_id, reads)
-        about = state.id if state is not None else command.id
-        return self._apply(rule.decide(context, state, command), command, about, created=rule.creates)
+        about = None if rule.copies else state.id if state is not None else command.id
+        return self._apply(rule.decide(context, state, command), command, about, created=rule.creates or rule.copies)
 
     def _new(self, command: Command) -> Command:
         if command.id is None:

@@ -113,6 +113,50 @@ def _moved(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @every_kind
+@pytest.mark.spec("ALR-M15")
+async def test_a_template_can_be_created_once_its_gaps_are_filled(rest: Rest, place: Collection) -> None:
+    names = [template.name for template in place.kind.templates]
+    assert len(set(names)) == len(names)
+    for number, template in enumerate(place.kind.templates):
+        body = await rest.body(rest.adam, place.kind)
+        response = await rest.adam.ask("POST", place.path, json={**body, **template.body, "tags": [f"t{number}"]})
+        assert response.status_code == 201, (template.name, response.text)
+
+
+@every_kind
+async def test_a_clone_is_a_new_document_with_what_is_said_changed(rest: Rest, place: Collection) -> None:
+    kind, adam = place.kind, rest.adam
+    made = await adam.created(place, {**await rest.body(adam, kind), "metadata": {"a": 1, "applied_from": "a file"}})
+    fields = {name for names in kind.unique for name in names}
+    other = await rest.body(adam, kind)
+    changed = {name: value for name, value in other.items() if name in fields}
+    if fields:
+        same = await adam.ask("POST", f"{place.path}/{made['id']}/clone")
+        assert same.status_code == 409 and same.json()["type"] == "/problems/not_unique"
+    late = await adam.ask("POST", f"{place.path}/{made['id']}/clone", json=changed, headers=at(2))
+    assert late.status_code == 412
+    response = await adam.ask("POST", f"{place.path}/{made['id']}/clone", json={**changed, "tags": ["copy"]})
+    assert response.status_code == 201 and response.headers["etag"] == '"1"', response.text
+    clone = response.json()
+    assert response.headers["location"].endswith(f"/{clone['id']}") and clone["id"] != made["id"]
+    assert clone["tags"] == ["copy"] and clone["metadata"] == {"a": 1}
+    own = {"id", "created_at", "updated_at", "tags", "metadata", *changed}
+    assert {name: value for name, value in clone.items() if name not in own} == {
+        name: value for name, value in made.items() if name not in own
+    }
+    assert (await adam.ask("GET", f"{place.path}/{made['id']}")).json() == made
+    assert (await adam.ask("POST", f"{place.path}/{UNKNOWN}/clone", json=changed)).status_code == 404
+
+
+async def test_a_clone_begins_in_the_state_of_new_documents(rest: Rest) -> None:
+    (toys,) = [place for place in COLLECTIONS if place.kind.name == "toy"]
+    made = await rest.ann.created(toys, {"name": "Train", "slug": "used-train"})
+    assert (await rest.ann.ask("POST", f"{toys.path}/{made['id']}/play")).json()["item"]["state"] == "used"
+    clone = await rest.ann.ask("POST", f"{toys.path}/used-train/clone", json={"slug": "new-train"})
+    assert clone.status_code == 201 and clone.json()["state"] == "new"
+
+
+@every_kind
 async def test_an_idempotency_key_counts_once(rest: Rest, place: Collection) -> None:
     body, key = await rest.body(rest.ann, place.kind), {"Idempotency-Key": "k"}
     before = len(await rest.ann.everything(place.path))

@@ -77,6 +77,7 @@ def _of(place: Collection, module_title: str) -> Callable[[Caller], dict[str, An
         "visibility": kind.visibility,
         "unique": [list(fields) for fields in kind.unique],
         "examples": [dict(one) for one in kind.examples],
+        "templates": [{**one._asdict(), "body": dict(one.body)} for one in kind.templates],
     }
     bodies = {command: schemas[_title(name, command)] for command, rule in place.commands() if rule.body is not None}
     commands = [
@@ -108,6 +109,7 @@ def _of_fact(kind: FactKind, module: str, module_title: str) -> Callable[[Caller
         "visibility": None,
         "unique": [],
         "examples": [dict(one) for one in kind.examples],
+        "templates": [],
         "states": None,
     }
     commands = [
@@ -183,6 +185,10 @@ def _local(value: Any) -> Any:
 
 _BOOL: Final[Schema] = {"type": "boolean"}
 _TEXTS: Final[Schema] = {"type": "array", "items": TEXT}
+_TEMPLATE: Final[Schema] = {
+    "type": "object", "required": ["name", "title", "body", "description"], "description": "What a new one can begin with.",
+    "properties": {**dict.fromkeys(("name", "title", "description"), TEXT), "body": {"type": "object"}},
+}  # fmt: skip
 _SCHEMA: Final[Schema] = {"type": "object", "additionalProperties": True, "description": "JSON schema, complete in itself."}
 
 
@@ -214,6 +220,7 @@ _KIND: Final = _object({
     "read_schema": {**_SCHEMA, "description": "Of what is read."},
     "refs": _map(_REF, "Field -> what its ids are of."), "visibility": _or_null(TEXT),
     "unique": {"type": "array", "items": _TEXTS}, "examples": {"type": "array", "items": {"type": "object"}},
+    "templates": {"type": "array", "items": _TEMPLATE},
     "states": _or_null(_object({
         "field": TEXT, "initial": TEXT,
         "transitions": {"type": "array", "items": {**_TEXTS, "minItems": 2, "maxItems": 2}},

@@ -88,6 +88,11 @@ def patch_body(kind: Kind) -> Schema:
     return {"required": True, "content": {MERGE_PATCH: content, JSON: content}}
 
 
+def clone_body(kind: Kind) -> Schema:
+    content: Schema = {"schema": ref(f"{name_of(kind)}Patch"), "example": {"tags": ["copy"]}}
+    return {"required": False, "content": {JSON: content}}
+
+
 def command_body(kind: Kind, command: str, rule: Rule) -> Schema | None:
     if rule.body is None:
         return None

@@ -26,7 +26,7 @@ from .places import Collection
 from .refusals import Refusals
 from .shapes import READ_ONLY, Shape
 
-WITH_BODY = ("create", "update", "patch")
+WITH_BODY = ("create", "update", "patch", "clone")
 
 
 def actor_of(caller: Caller) -> Actor:
@@ -105,7 +105,7 @@ class Operations:
     def _acted(
         self, request: Request, caller: Caller, name: str, raw: bytes, version: int | None, key: Idempotency | None
     ) -> Result:
-        given = requests.parsed(raw) if raw or name in WITH_BODY else {}
+        given = requests.parsed(raw) if raw or (name in WITH_BODY and name != "clone") else {}
         command = command_of(self._kind, name, request.path_params.get("id"), given)
         return self._documents.execute(caller.org, actor_of(caller), command, expected_version=version, idempotency=key)
 

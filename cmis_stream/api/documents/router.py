@@ -132,6 +132,10 @@ def _routes(place: Collection, of: Operations, bulk: Bulk) -> Iterator[Route]:
         command(if_match=False),
     )  # fmt: skip
     yield Route(
+        "POST", f"{by_id}/clone", act("clone"), f"clone_{one}", f"Copy, with these fields changed: {title}", {201: created},
+        WRITING, command(if_match=False), openapi.clone_body(kind),
+    )  # fmt: skip
+    yield Route(
         "GET", f"{by_id}/changes", of.changes, f"list_changes_of_{one}", f"Who changed what and when: {title}", history, READING,
         openapi.changes_parameters(),
     )  # fmt: skip

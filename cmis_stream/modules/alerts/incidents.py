@@ -62,6 +62,8 @@ INCIDENT = FactKind(
     sorts=("started_at", "severity"),
     ranks={"severity": SEVERITIES, "state": (FIRING, RESOLVED)},
     default_sort="-started_at",
+    reader="project",
+    topic="cmis.transitions.v1",
     examples=(
         {
             "key": "496e9d647d06eee1", "entity": "EUR/meta/act_7/spring", "rule": "overspend", "severity": "high",

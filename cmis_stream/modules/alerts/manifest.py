@@ -7,6 +7,7 @@ from cmis_stream.store.kinds import Kind, Manifest
 
 from .incidents import INCIDENT
 from .model import AlertRule, catalogued, check
+from .templates import TEMPLATES
 
 ALERT_RULE = Kind(
     "alert_rule",
@@ -22,6 +23,7 @@ ALERT_RULE = Kind(
     unique=(("key",),),
     natural_key="key",
     check=check,
+    templates=TEMPLATES,
     catalog=catalogued,
     examples=(
         {
