@@ -28,13 +28,14 @@ faults: ## Faults under load, the long form: what was lost or doubled (ARGS="--m
 	@$(PYTHON) scripts/setup.py dev
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-check: ## Format, lint, types, import rules, coverage page; types and unit tests of the browser page
+check: ## Format, lint, types, import rules, coverage page, OpenAPI; types and unit tests of the browser page
 	@$(PYTHON) scripts/setup.py dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@PYTHONPATH=. $(BIN)/lint-imports
 	@$(BIN)/python scripts/coverage.py --check
+	@$(BIN)/python scripts/openapi.py --check
 	@$(BIN)/python scripts/web.py check
 
 web: ## Serve the browser page while it is changed (CMIS_URL=http://127.0.0.1:8600 names the instance behind it)

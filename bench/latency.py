@@ -95,13 +95,13 @@ async def at_a_websocket(running: Running) -> list[float]:
     async with connect(running.gateway, max_size=None) as socket, httpx.AsyncClient(base_url=running.url, timeout=30) as client:
         await socket.send(json.dumps({"id": 1, "connect": {"token": running.bearer}}))
         await socket.send(json.dumps({"id": 2, "subscribe": {"channel": f"org:{ORG}:incidents"}}))
-        while not any(reply.get("id") == 2 and "subscribe" in reply for reply in await _replies(socket)):
+        while not any(reply.get("id") == 2 and "subscribe" in reply for reply in await replies(socket)):
             pass
         for number in range(WARM_UP + PROBES):
             began = time.perf_counter()
             posted = asyncio.create_task(client.post(f"/api/orgs/{ORG}/events", content=event(number), headers=headers))
             async with asyncio.timeout(ALERT_WITHIN_S):
-                while not any(_is_alert_of(reply, f"probe-{number}-") for reply in await _replies(socket)):
+                while not any(_is_alert_of(reply, f"probe-{number}-") for reply in await replies(socket)):
                     pass
             waits.append(time.perf_counter() - began)
             (await posted).raise_for_status()
@@ -109,7 +109,7 @@ async def at_a_websocket(running: Running) -> list[float]:
     return waits[WARM_UP:]
 
 
-async def _replies(socket: Any) -> Sequence[dict[str, Any]]:
+async def replies(socket: Any) -> Sequence[dict[str, Any]]:
     frame = await socket.recv()
     replies = [json.loads(line) for line in frame.splitlines() if line]
     if {} in replies:

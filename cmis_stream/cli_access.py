@@ -36,6 +36,8 @@ def opened_database(data_dir: Path, store_url: str | None) -> Iterator[Database]
         data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(store_url or f"sqlite:///{(data_dir / 'store.db').absolute()}")
     try:
+        if database.oversees:
+            raise ConfigError("--store: expected a URL of cmis_app, got one of cmis_relay")
         yield database
     finally:
         database.close()

@@ -239,7 +239,7 @@ async def _run(role: str, given: dict[str, Any]) -> None:
     click.echo("Stopped.")
 
 
-def _keys() -> dict[str, str | None]:
+def _keys() -> dict[str, Any]:
     """No options: everybody on the machine reads those in the list of processes."""
     return {"gateway_key": os.environ.get("CMIS_GATEWAY_KEY"), "secret_keys": os.environ.get("CMIS_SECRET_KEYS")}
 

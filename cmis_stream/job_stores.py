@@ -21,6 +21,7 @@ def stores_of(run: Run) -> Iterator[Stores]:
         role=Role.API,  # does no housekeeping
         store_url=None if told["store"].startswith("sqlite:") else told["store"],
         secret_keys=told["secret_keys"],
+        gateway_key=told.get("gateway_key"),
     )
     stores = Stores(settings, lambda: time.time_ns() // 1_000_000)
     try:

@@ -58,7 +58,12 @@ def housekeeping_of(runtime: Runtime, name: str) -> Housekeeping:
         epoch=runtime.log.epoch,
         publish=publish,
         worker=name,
-        job_settings={"data_dir": str(settings.data_dir.absolute()), "store": stores.url, "secret_keys": settings.secret_keys},
+        job_settings={
+            "data_dir": str(settings.data_dir.absolute()),
+            "store": stores.url,
+            "secret_keys": settings.secret_keys,
+            "gateway_key": settings.gateway_key,
+        },
         failed=failed,
         clock=runtime.clock,
     )

@@ -30,7 +30,7 @@ from cmis_stream.live.commands import COMMANDS, CommandsOnFacts
 from cmis_stream.live.delivery import Delivery
 from cmis_stream.live.fact_writer import ChangesOf, FactWriter
 from cmis_stream.live.jobs import JobSnapshots, JobTeller
-from cmis_stream.live.projection import READER, STOP_WITHIN_S, Projection
+from cmis_stream.live.projection import STOP_WITHIN_S, Projection
 from cmis_stream.live.snapshots import IncidentSnapshots, MetricSnapshots, SnapshotsByTopic
 from cmis_stream.live.tail import LogTail
 from cmis_stream.log.catalog import Catalog, write_catalog
@@ -45,6 +45,7 @@ from cmis_stream.query.datasets import Dataset, Panes, Queries
 from cmis_stream.query.history import HistoryFigures
 from cmis_stream.query.stored import datasets_of
 from cmis_stream.settings import Role, Settings
+from cmis_stream.store.fact_kinds import FactKind
 from cmis_stream.store.signing import PeerTokens, gateway_key
 from cmis_stream.stores import Stores
 
@@ -161,10 +162,12 @@ class Runtime:
         self._connected = [peers.close, owners.close]
         return RemotePanes(peers), RemoteSnapshots(peers)
 
-    def _facts_position(self, org: str) -> dict[str, Any]:
-        """Up to which transition an org's facts are in the store; blocks."""
-        place = TRANSITIONS, partition_for(org.encode(), self.partitions)
-        offset = self.stores.facts.positions(READER, self.log.epoch).get(place, -1)
+    def _facts_position(self, org: str, kind: FactKind) -> dict[str, Any]:
+        """Up to which record of what they follow from an org's facts are in the store, if the kind says what that is; blocks."""
+        if not kind.reader:
+            return {}
+        place = kind.topic, partition_for(org.encode(), self.partitions)
+        offset = self.stores.facts.positions(kind.reader, self.log.epoch).get(place, -1)
         return {"topic": place[0], "partition": place[1], "offset": offset}
 
     # --- life ---------------------------------------------------------------------------------------------------------

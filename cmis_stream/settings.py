@@ -39,9 +39,9 @@ class Settings:
     """kafka://host:port, several with ; between them. None: the embedded log in the data folder."""
     backplane_url: str | None = None
     """redis://host:port/db. None: in this process."""
-    store_url: str | None = None
+    store_url: str | None = field(default=None, repr=False)
     """postgresql://cmis_app@HOST/NAME. None: SQLite in the data folder."""
-    store_relay_url: str | None = None
+    store_relay_url: str | None = field(default=None, repr=False)
     """The same database as the role cmis_relay, where housekeeping is done (docs/design/modules.md)."""
     gateway_key: str | None = field(default=None, repr=False)
     """Signs tokens of gateways and peers, and links to files: 32 bytes in base64. None: a file in the data folder."""

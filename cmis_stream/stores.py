@@ -34,6 +34,8 @@ class Stores:
             self.url = settings.store_url or f"sqlite:///{settings.store_path.absolute()}"
             self.database = Database(self.url)
             opened.callback(self.database.close)
+            if self.database.oversees:
+                raise ConfigError("--store: expected a URL of cmis_app, got one of cmis_relay")
             self.tokens = TokenStore(self.database)
             opened.callback(self.tokens.close)
             self.overseer = self.database
@@ -43,6 +45,8 @@ class Stores:
                     raise ConfigError(f"{settings.role.value}: --store needs --store-relay, too: the same database as cmis_relay")
                 self.overseer = Database(settings.store_relay_url, connections=5)
                 opened.callback(self.overseer.close)
+                if self.overseer.oversees is False:
+                    raise ConfigError("--store-relay: expected a URL of cmis_relay, got one of cmis_app")
             self.facts = Facts(self.database, self.kinds, self.overseer)
             self.keys = keyring(settings.secret_keys, settings.secret_key_path)
             self.personal = PersonalData(self.database, self.keys, clock)

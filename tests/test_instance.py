@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from cmis_stream.instance import Instance
 from cmis_stream.log.packer import MOST_WAITING
 from cmis_stream.runtime import RAW, ROLLUPS
 from cmis_stream.settings import Settings
+from cmis_stream.store.signing import new_key
 from tests.e2e.support import Processes, Up, free_port
 
 
@@ -69,6 +71,15 @@ async def test_with_a_damaged_key_it_says_so_and_keeps_no_port(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"gateway\.key"):
         Instance(given)
     assert is_free(given.port)
+
+
+async def test_with_keys_that_are_given_none_lies_in_the_data_folder(tmp_path: Path) -> None:
+    given = replace(settings(tmp_path), gateway_key=new_key(), secret_keys=new_key())
+    with pytest.raises(ConfigError, match="CMIS_GATEWAY_KEY"):
+        Instance(replace(given, gateway_key="c2hvcnQ="))
+    async with Instance(given):
+        assert not list(tmp_path.rglob("*.key"))
+    assert not [key for key in (given.gateway_key, given.secret_keys) if str(key) in repr(given)]
 
 
 async def test_it_ends_while_browsers_hold_connections_open(tmp_path: Path) -> None:

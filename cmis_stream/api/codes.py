@@ -17,8 +17,7 @@ from starlette.responses import Response
 from ..core import errors
 from ..store.kinds import Manifest
 from . import problems
-from .documents.requests import parameters
-from .problems import TITLES, Problem, described
+from .problems import TITLES, Problem
 
 _LINE = re.compile(r"^ {4}([a-z_]+) +((?:[45]\d\d +)*)(\S.*)$", re.MULTILINE)
 _OF_INPUT: Final = (400, 422)
@@ -58,26 +57,18 @@ def _code(code: str, statuses: tuple[int, ...], title: str, text: str) -> Code:
 
 
 def codes_router(manifests: Iterable[Manifest] = ()) -> APIRouter:
-    router = APIRouter(tags=["problems"])
+    """Public; not in the OpenAPI document, whose description names it: it is about the interface, as that is."""
+    router = APIRouter(include_in_schema=False)
     known = codes(manifests)
     listed = {"items": [one._asdict() for one in known.values()], "next": None, "total_estimate": len(known)}
 
-    @router.get(
-        "/problems", summary="List the codes of problems", operation_id="list_problem_codes", response_class=Response,
-        responses={200: _found(_PAGE), 400: described("There is a parameter: it takes none.")}, openapi_extra={"security": []},
-    )  # fmt: skip
-    async def list_problem_codes(request: Request) -> Response:
-        """All that an answer can have, those of modules included. Codes are added, never renamed."""
-        parameters(request)
+    @router.get("/problems")
+    async def list_problem_codes() -> Response:
+        """All that an answer can have, those of modules included."""
         return _answer(listed)
 
-    @router.get(
-        "/problems/{code}", summary="What a code of problems means", operation_id="get_problem_code", response_class=Response,
-        responses={200: _found(_CODE), 404: described("There is no such code.")},
-        openapi_extra={"security": [], "parameters": [_PARAMETER]},
-    )  # fmt: skip
+    @router.get("/problems/{code}")
     async def get_problem_code(request: Request) -> Response:
-        """Where the `type` of a problem leads."""
         one = known.get(request.path_params["code"])
         if one is None:
             raise Problem(404, "not_found", "There is no such code.")
@@ -88,38 +79,3 @@ def codes_router(manifests: Iterable[Manifest] = ()) -> APIRouter:
 
 def _answer(body: dict[str, Any]) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
-
-
-# --- OpenAPI ----------------------------------------------------------------------------------------------------------
-
-_TEXT: Final[dict[str, Any]] = {"type": "string"}
-_PARAMETER: Final[dict[str, Any]] = {
-    "in": "path", "name": "code", "required": True, "schema": _TEXT, "description": "The last part of a problem's `type`.",
-}  # fmt: skip
-_CODE: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": list(Code._fields),
-    "properties": {
-        **dict.fromkeys(("code", "type", "title", "description"), _TEXT),
-        "statuses": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
-    },
-    "examples": [
-        {
-            "code": "not_unique", "type": "/problems/not_unique", "statuses": [409], "title": "Another one has this value",
-            "description": "Another one has this value.",
-        }
-    ],
-}  # fmt: skip
-_PAGE: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["items", "next", "total_estimate"],
-    "properties": {
-        "items": {"type": "array", "items": _CODE},
-        "next": {"type": "null"},
-        "total_estimate": {"type": "integer"},
-    },
-}
-
-
-def _found(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": "Found.", "content": {"application/json": {"schema": schema}}}

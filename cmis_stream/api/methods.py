@@ -12,12 +12,9 @@ _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 def allowed(request: Request) -> str:
     """Allow of the request's path, "" when no route has it. Routes say so one by one: each knows only its own method."""
     routes = request.app.router.routes
-    found = [
-        method
-        for method in _METHODS
-        if any(route.matches({**request.scope, "method": method})[0] == Match.FULL for route in routes)
-    ]
-    return ", ".join(sorted([*found, *(["HEAD"] if "GET" in found else []), *(["OPTIONS"] if found else [])]))
+    asked = ((method, {**request.scope, "method": method}) for method in _METHODS)
+    found = [method for method, scope in asked if any(route.matches(scope)[0] == Match.FULL for route in routes)]
+    return ", ".join(sorted([*found, *(["HEAD"] if "GET" in found else [])]))
 
 
 class _Enough(OSError):

@@ -11,7 +11,7 @@ import orjson
 
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.time import LATEST_MS
-from cmis_stream.live.positioned import PositionedWriter, Record
+from cmis_stream.live.positioned import PositionedWriter, Record, behind
 from cmis_stream.store.bodies import plain
 from cmis_stream.store.decisions import Actor
 from cmis_stream.store.fact_commands import FactCommands
@@ -77,12 +77,9 @@ class CommandsOnFacts(PositionedWriter):
         self._commands = commands
 
     def _what_is_new(self, records: Sequence[Record], known: Mapping[Place, int]) -> tuple[list[FactCommand], dict[Place, int]]:
-        found, positions = list[FactCommand](), dict[Place, int]()
-        for partition, offset, value, _ in records:
-            place = (COMMANDS, partition)
-            if offset <= positions.get(place, known.get(place, -1)):
-                continue
-            positions[place] = offset
+        values, positions = behind(COMMANDS, records, known)
+        found = list[FactCommand]()
+        for value in values:
             with suppress(Rejected):  # the agent has made a dead letter of it
                 found.append(decode(value))
         return found, positions

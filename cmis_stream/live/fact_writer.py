@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from cmis_stream.core.errors import Rejected
-from cmis_stream.live.positioned import PositionedWriter, Record
+from cmis_stream.live.positioned import PositionedWriter, Record, behind
 from cmis_stream.store.facts import Change, Facts, Place
 
 ChangesOf = Callable[[bytes], Sequence[Change]]
@@ -33,12 +33,9 @@ class FactWriter(PositionedWriter):
         self._changes_of = changes_of
 
     def _what_is_new(self, records: Sequence[Record], known: Mapping[Place, int]) -> tuple[list[Change], dict[Place, int]]:
-        changes, positions = list[Change](), dict[Place, int]()
-        for partition, offset, value, _ in records:
-            place = (self._topic, partition)
-            if offset <= positions.get(place, known.get(place, -1)):
-                continue
-            positions[place] = offset
+        values, positions = behind(self._topic, records, known)
+        changes = list[Change]()
+        for value in values:
             with suppress(Rejected):  # the agent has made a dead letter of it
                 changes += self._changes_of(value)
         return changes, positions

@@ -30,6 +30,17 @@ class Record(NamedTuple):
     done: Callable[[], Any]
 
 
+def behind(topic: str, records: Sequence[Record], known: Mapping[Place, int]) -> tuple[list[bytes], dict[Place, int]]:
+    """(values of the topic's records behind the known positions, each once; the positions that they move)"""
+    values, positions = list[bytes](), dict[Place, int]()
+    for partition, offset, value, _ in records:
+        place = (topic, partition)
+        if offset > positions.get(place, known.get(place, -1)):
+            positions[place] = offset
+            values.append(value)
+    return values, positions
+
+
 class PositionedWriter:
     """Writes what has come since the last write in one transaction, in a thread. A subclass says what: `_what_is_new`.
 

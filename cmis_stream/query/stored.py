@@ -82,16 +82,20 @@ class Stored:
 
 
 def datasets_of(
-    documents: Documents, facts: Facts, kinds: Kinds, position: Callable[[str], dict[str, Any]], clock: Callable[[], int]
+    documents: Documents,
+    facts: Facts,
+    kinds: Kinds,
+    position: Callable[[str, FactKind], dict[str, Any]],
+    clock: Callable[[], int],
 ) -> dict[str, Owned]:
     """Of all kinds of documents and of facts, by their plurals. ConfigError when two have the same.
 
-    position: org -> up to where its facts are in the store; blocks.
+    position: org, kind -> up to where its facts of this kind are in the store; blocks.
     """
     turns, made = Turns(), dict[str, Owned]()
     every: list[tuple[Kind | FactKind, Ask, str]] = [
         *((kind, _documents(documents, kind.name), "when they were created") for kind in kinds.values()),
-        *((kind, _facts(facts, kind.name, position), "when they changed last") for kind in kinds.facts.values()),
+        *((kind, _facts(facts, kind, position), "when they changed last") for kind in kinds.facts.values()),
     ]
     for kind, ask, at in every:
         name = kind.plural or f"{kind.name}s"
@@ -109,11 +113,11 @@ def _documents(documents: Documents, kind: str) -> Ask:
     return ask
 
 
-def _facts(facts: Facts, kind: str, position: Callable[[str], dict[str, Any]]) -> Ask:
+def _facts(facts: Facts, kind: FactKind, position: Callable[[str, FactKind], dict[str, Any]]) -> Ask:
     def ask(org: str, actor: Actor, grouping: Grouping) -> Found:
         """The position first: what is written meanwhile may be in the rows, too."""
-        at = position(org)
-        return Found(facts.grouped(org, kind, grouping, MOST_ROWS, LONGEST_S), at)
+        at = position(org, kind)
+        return Found(facts.grouped(org, kind.name, grouping, MOST_ROWS, LONGEST_S), at)
 
     return ask
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import BinaryIO, Final, Protocol
 from .database import Unavailable
 
 _PIECE: Final = 256 * 1024
+_log = logging.getLogger(__name__)
 
 
 class Writing(Protocol):
@@ -128,5 +130,12 @@ def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 
 
 def _unavailable(error: OSError) -> Unavailable:
-    why = "no room is left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or "it cannot be used"
+    return unavailable(
+        "no room is left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or "it cannot be used"
+    )
+
+
+def unavailable(why: str) -> Unavailable:
+    """What to raise; whoever asked is not told why, so it is logged."""
+    _log.warning("the place of files: %s", why)
     return Unavailable(f"the place of files: {why}")

@@ -20,7 +20,7 @@ from obstore.store import S3Store
 
 from cmis_stream.core.errors import ConfigError
 
-from .blobs import Writing, checked
+from .blobs import Writing, checked, unavailable
 from .database import Unavailable
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _asked() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise Unavailable(f"the place of files: {_first_line(error)}") from None
+        raise unavailable(_first_line(error)) from None
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _in_bucket() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise Unavailable(f"the place of files: {_first_line(error)}") from None
+        raise unavailable(_first_line(error)) from None
 
 
 def _first_line(error: Exception) -> str:

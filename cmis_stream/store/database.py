@@ -45,6 +45,11 @@ LOCK_S: Final = 5
 """How long a writer waits for another one of its org."""
 IDLE_S: Final = 30
 """PostgreSQL ends a transaction that says nothing for so long: whoever froze in it holds its org's lock."""
+_REACH: Final[dict[str, Any]] = {
+    "connect_timeout": LOCK_S, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000,
+}  # fmt: skip
+"""Seconds, of tcp_user_timeout milliseconds: a PostgreSQL whose machine has gone without a word is away after a quarter of a
+minute. Else whoever has asked it would wait for as long as the kernel does, a quarter of an hour."""
 CHANNEL: Final = "cmis_changes"
 _RELAY_LOCK: Final = 0x636D6973  # "cmis"
 _POSTGRESQL_TROUBLE = (
@@ -227,17 +232,19 @@ class Database:
         """Set after each commit of a writer in this process; cleared by the one who relays (`Watch`)."""
         self.on_commit: list[Callable[[Transaction], None]] = []
         """Called after each commit of a writer in this process, in its thread: what takes long there holds it up."""
+        self.oversees: bool | None = None
+        """On PostgreSQL: whether it is connected as cmis_relay, who sees what is due in all orgs, and not as cmis_app."""
         try:
             self._check_tables()
+            if self._postgres:
+                self.oversees = self._checked_role()
         except BaseException:  # whatever it was, connections must not stay open; it is raised again
             self.close()
             raise
 
     @property
     def shown_url(self) -> str:
-        """Which database it is and as whom, for people: without the password, and without parameters, which may hold one."""
-        kind = self._url.get_backend_name()
-        return self._url.set(drivername=kind, query={})._replace(password=None).render_as_string()
+        return shown_url(self._url)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -278,9 +285,8 @@ class Database:
                 yield Watch(self.changed, None) if had else None
             return
         try:
-            connection = psycopg.connect(
-                self._url.set(drivername="postgresql").render_as_string(False), autocommit=True, connect_timeout=LOCK_S
-            )
+            url = self._url.set(drivername="postgresql").render_as_string(False)
+            connection = psycopg.connect(url, autocommit=True, **_REACH)
         except psycopg.OperationalError as error:
             raise Unavailable(f"the database cannot be reached: {_first_line(error)}") from error
         with connection:
@@ -306,6 +312,18 @@ class Database:
             )
         upgrade(self._url)
 
+    def _checked_role(self) -> bool:
+        """Whether it is cmis_relay. ConfigError for a role that row security does not hold for, or that has other rights."""
+        try:
+            with self._engine.connect() as connection:
+                role, exempt, app, relay = connection.execute(_ROLE).one()
+        except exc.DBAPIError as error:
+            raise _understood(error) from error
+        if exempt or app == relay:
+            why = "may see what belongs to any org" if exempt else "has not the rights of exactly one of them"
+            raise ConfigError(f"store: expected the role cmis_app, or cmis_relay for --store-relay, got {role}, which {why}")
+        return bool(relay)
+
 
 class Watch:
     """Waits for changes to follow."""
@@ -327,6 +345,10 @@ class Watch:
 
 
 _IN_ORG = text("select set_config('cmis.org', :org, true)")
+_ROLE = text(
+    "select rolname, rolsuper or rolbypassrls, pg_has_role(oid, 'cmis_app', 'usage'), pg_has_role(oid, 'cmis_relay', 'usage')"
+    " from pg_roles where rolname = current_user"
+)
 _LIMIT = text("select set_config('statement_timeout', :limit, true)")
 _STEPS_BETWEEN_LOOKS = 1_000
 """Of SQLite's machine, a tenth of a millisecond."""
@@ -341,6 +363,8 @@ def upgraded(url: str) -> str | None:
     try:
         return upgrade(driver_url(url))
     except exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise ConfigError(f"tables are made by the owner of the database, cmis_owner: {_first_line(error.orig)}") from error
         raise _understood(error) from error
 
 
@@ -348,19 +372,23 @@ def driver_url(url: str | URL) -> URL:
     """With the drivers that are used here; ConfigError for other databases."""
     try:
         made = make_url(url)
-    except exc.ArgumentError:
-        raise ConfigError(f"store: expected sqlite:///PATH or postgresql://…, got {url!r}") from None
+    except (exc.ArgumentError, ValueError):  # its password may stand anywhere in it
+        raise ConfigError("store: expected sqlite:///PATH or postgresql://…, got something else") from None
     if made.get_backend_name() not in ("sqlite", "postgresql") or made.database in (None, "", ":memory:"):
         raise ConfigError(f"store: expected sqlite:///PATH or postgresql://…, got {made.render_as_string()!r}")
     return made if made.get_backend_name() == "sqlite" else made.set(drivername="postgresql+psycopg")
 
 
+def shown_url(url: URL) -> str:
+    """Which database it is and as whom, for people: without the password, and without parameters, which may hold one."""
+    return url.set(drivername=url.get_backend_name(), query={})._replace(password=None).render_as_string()
+
+
 def _engine(url: URL, connections: int) -> Engine:
     if url.get_backend_name() == "postgresql":
         # A connection that died while it lay in the pool is replaced, instead of failing somebody's request.
-        reach = {"connect_timeout": LOCK_S}
         return create_engine(
-            url, pool_size=connections, max_overflow=0, pool_timeout=LOCK_S, pool_pre_ping=True, connect_args=reach
+            url, pool_size=connections, max_overflow=0, pool_timeout=LOCK_S, pool_pre_ping=True, connect_args=_REACH
         )
     engine = create_engine(url, pool_size=connections, max_overflow=0, pool_timeout=LOCK_S, connect_args={"timeout": LOCK_S})
 

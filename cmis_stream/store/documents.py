@@ -169,10 +169,10 @@ class Documents:
             items = self._sealer.opened(tx, [document_of(row) for row in found.rows])
         return Page(items, found.next, found.total_estimate)
 
-    def opened(self, org: str, kind: str, changes: Sequence[Change]) -> list[Change]:
+    def opened(self, org: str, kind: str, changes: Sequence[Change]) -> Sequence[Change]:
         """Changes of documents of a kind as these are shown: personal fields in the clear, null where the subject is erased."""
         if kind not in self._kinds.personal:
-            return list(changes)
+            return changes
         texts = [(one.id, text) for one in changes for text in (one.before, one.after) if text is not None]
         with self._database.transaction(org) as tx:
             bodies = iter(self._sealer.opened_bodies(tx, kind, [(identity, orjson.loads(text)) for identity, text in texts]))
@@ -192,9 +192,7 @@ class Documents:
             if cursor is None:
                 return
 
-    def grouped(
-        self, org: str, actor: Actor, kind: str, asked_for: Grouping, most: int, seconds: float
-    ) -> tuple[Rows, int]:
+    def grouped(self, org: str, actor: Actor, kind: str, asked_for: Grouping, most: int, seconds: float) -> tuple[Rows, int]:
         """(rows, seq): what the actor sees, counted and added up by `created_at`, deleted ones left out; everything up to the
         org's change `seq` is in it. TooManyGroups beyond so many rows, TooSlow beyond so many seconds."""
         of = self._kinds[kind]
@@ -227,12 +225,7 @@ class Documents:
         with self._database.transaction(org, writes=True) as tx:
             tx.lock_head(tables.org_heads)
             own = (tx.own(_table), _table.c.kind == kind.name)
-            rows = tx.rows(
-                select(_table.c.id, _table.c.doc)
-                .where(tx.own(_table), old)
-                .order_by(_table.c.id)
-                .limit(500)
-            )
+            rows = tx.rows(select(_table.c.id, _table.c.doc).where(tx.own(_table), old).order_by(_table.c.id).limit(500))
             for identity, text in rows:
                 body = {
                     name: field.get_default(call_default_factory=True) for name, field in kind.model.model_fields.items()

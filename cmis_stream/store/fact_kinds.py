@@ -92,6 +92,9 @@ class FactKind:
 
     filters, sorts, ranks: as for kinds of documents; besides, every list can be filtered and sorted by id and at. default_sort:
     of lists that do not say. plural, path, examples, scopes: as for kinds of documents. commands: what people may do.
+
+    reader, topic: the agent that finds them, under the name that its positions have, and what it reads: with both a query can say
+    up to where they are in the store.
     """
 
     name: str
@@ -106,6 +109,8 @@ class FactKind:
     path: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
     scopes: Mapping[str, str] = field(default_factory=dict)
+    reader: str = ""
+    topic: str = ""
 
     @property
     def common_filters(self) -> dict[str, str]:

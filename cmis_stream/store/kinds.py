@@ -320,6 +320,8 @@ def _mistakes(kind: Kind, kinds: Mapping[str, Kind]) -> Iterator[str]:
         return
     for name in sorted(personal & {*named, kind.natural_key}):
         yield f".{name}: a personal field cannot be a filter, unique, a reference or a state: it would stand there readable"
+    if personal and kind.catalog is not None:
+        yield ": expected no catalog of a kind with personal fields: an erasure does not reach the log that agents read"
     yield from filter_mistakes(kind)
     for names in kind.unique:
         if not names or len(set(names)) != len(names):

@@ -40,7 +40,7 @@ PARTS = ("events", "query", "datasets", "jobs", "files", "secrets", "schedules",
          "alerts/history", "kinds", "books/books", "books-shelves", "books/findings", "commands/{id}",
          "gateway-token")  # fmt: skip
 OTHERS = ("/api/session", "/api/session/gateway-token", "/api/shelves", "/healthz", "/readyz", "/metrics", "/status",
-          "/files/{token}", "/problems", "/problems/{code}")  # fmt: skip
+          "/files/{token}")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,6 @@ class There:
             "/api/orgs/{org}/jobs": lambda: [served.job() for _ in range(2)],
             "/api/orgs/{org}/secrets": lambda: ["books/key", "slack"],
             "/files": self._links,
-            "/problems": lambda: ["not_found", "busy"],
         }
 
     def __call__(self, collection: str) -> list[str]:
@@ -144,7 +143,7 @@ def _ask(served: Served, operation: Any, mode: Any, there: There, seen: set[int]
     numbers = itertools.count()
     of_session, is_file = operation.path.startswith("/api/session"), operation.path.endswith(("/content", "/{token}"))
     session = served.session() if of_session else {}
-    collection, parameter = re.fullmatch(r"(.*?)(?:/\{(id|name|token|code)\}.*)?", operation.path).groups()  # type: ignore[union-attr]
+    collection, parameter = re.fullmatch(r"(.*?)(?:/\{(id|name|token)\}.*)?", operation.path).groups()  # type: ignore[union-attr]
     known = there(collection) if parameter else []
 
     @given(case=operation.as_strategy(generation_mode=mode))

@@ -43,7 +43,7 @@ class Asked:
             "panes": Panes(lambda _: self.panes.owner if self.panes.here else None, lambda: self.panes.now_ms),
             "history": HistoryFigures(history, 8, "epoch", lambda: self.panes.now_ms),
         }
-        stored = datasets_of(self.documents, Facts(database, KINDS), KINDS, lambda _: {}, lambda: self.panes.now_ms)
+        stored = datasets_of(self.documents, Facts(database, KINDS), KINDS, lambda *_: {}, lambda: self.panes.now_ms)
         queries = Queries(figures, stored)
         ports = ApiPorts(world.auth, world.log.publish, world.log.dead_letter, world.now)
         self.app = create_app(ports, [query_router(queries, world.auth.admitted)])

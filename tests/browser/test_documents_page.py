@@ -222,6 +222,63 @@ def test_leaving_with_something_unsaved_asks(open_page: Open, rules: Rules) -> N
     expect(page.get_by_role("heading", name="Alert rules", level=1, exact=True)).to_be_visible()
 
 
+def test_a_rule_is_duplicated_with_a_key_of_its_own(open_page: Open, rules: Rules) -> None:
+    rules.create("one", severity="high", tags=["q3"], metadata={"team": "growth", "applied_from": "rules"})
+    page = shown(signed_in(open_page), LIST, "Alert rules")
+    cell = row(page, "One").get_by_role("cell").filter(has_text="High")
+    cell.click()  # anywhere in the row
+    page.get_by_role("button", name="Duplicate").click()
+    expect(page.get_by_role("heading", name="Duplicate One", exact=True)).to_be_visible()
+    expect(page.get_by_label("Name")).to_have_value("One")
+    expect(page.get_by_label("Key")).to_have_value("")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("alert")).to_contain_text("Key: This is needed")
+    page.get_by_label("Key").fill("one")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_label("Key")).to_have_attribute("aria-invalid", "true")  # there is one with this key
+    expect(page.get_by_role("alert")).to_contain_text("Key: ")
+    page.get_by_label("Key").fill("two")
+    page.get_by_label("Name").fill("Two")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("heading", name="Two", exact=True)).to_be_visible()
+    made, source = rules.read("two"), rules.read("one")
+    assert (made["when"], made["severity"], made["tags"]) == (source["when"], "high", ["q3"])
+    assert (made["metadata"], source["name"]) == ({"team": "growth"}, "One")
+
+
+def test_a_rule_begins_with_a_template_that_the_address_names(open_page: Open, rules: Rules) -> None:
+    page = shown(signed_in(open_page), LIST, "Alert rules")
+    page.get_by_role("button", name="New alert rule").click()
+    begin = page.get_by_role("button", name=re.compile("^Begin with: "))
+    dialog = page.get_by_role("dialog")
+
+    def begin_with(title: str) -> None:
+        begin.click()
+        page.get_by_role("option", name=re.compile(f"^{title}")).click()
+
+    begin_with("Conversions are expensive")
+    expect(page.get_by_label("Key")).to_have_value("expensive-conversions")
+    expect(page.get_by_text("Cost per conversion over a day, once there are ten of them.")).to_be_visible()
+    begin_with("Revenue below spend")  # nothing was typed: nothing is asked
+    expect(page.get_by_label("Name")).to_have_value("Earns less than it spends")
+    expect(dialog).to_have_count(0)
+    page.get_by_label("Name").fill("Mine")
+    begin_with("Empty")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_label("Name")).to_have_value("Mine")
+    expect(begin).to_contain_text("Revenue below spend")
+    begin_with("Clicks are expensive")
+    dialog.get_by_role("button", name="Replace what I typed").click()
+    expect(page.get_by_label("Name")).to_have_value("Clicks are expensive")
+    page.reload()
+    expect(page.get_by_label("Key")).to_have_value("expensive-clicks")
+    assert page.url.endswith("/new?template=expensive_clicks")
+    page.get_by_label("Name").fill("CPC too high")
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("heading", name="CPC too high", exact=True)).to_be_visible()
+    assert rules.read("expensive-clicks")["when"]["metric"] == "cpc"
+
+
 def test_without_a_server_the_list_stays_in_sight_and_says_that_it_is_old(open_page: Open, rules: Rules) -> None:
     rules.create("one")
     page = shown(signed_in(open_page), LIST, "Alert rules")
@@ -271,7 +328,7 @@ def test_axe_finds_nothing_serious_in_either_theme_on_either_width(open_page: Op
     rules.create("one", tags=["q3"], metadata={"team": "growth"})
     rules.change("one", severity="high")
     first = signed_in(open_page)
-    seen = {LIST: "Alert rules", f"{LIST}/one": "One", f"{LIST}/new": "New alert rule"}
+    seen = {LIST: "Alert rules", f"{LIST}/one": "One", f"{LIST}/new?template=overspend": "New alert rule"}
     found = []
     for path, heading in seen.items():
         for width in (1440, 390):
@@ -279,6 +336,7 @@ def test_axe_finds_nothing_serious_in_either_theme_on_either_width(open_page: Op
                 page = open_page(path, width=width, scheme=scheme, of=first)
                 expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
                 if heading == "New alert rule":
+                    page.get_by_label("Key").fill("")
                     page.get_by_role("button", name="Create").click()
                     expect(page.get_by_role("alert")).to_be_visible()
                 elif heading == "One":

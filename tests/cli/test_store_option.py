@@ -12,8 +12,11 @@ from sqlalchemy import make_url
 
 from cmis_stream.cli import main
 from cmis_stream.store.database import Database
+from cmis_stream.store.keyring import keyring
 from cmis_stream.store.sessions import SessionStore
+from cmis_stream.store.signing import gateway_key
 from cmis_stream.store.tokens import TokenStore
+from tests.servers.postgres import Urls
 from tests.store.conftest import Places, places, postgres, postgres_urls
 
 __all__ = ["places", "postgres", "postgres_urls"]
@@ -69,6 +72,15 @@ def test_the_commands_work_on_the_store_that_they_are_told_beside_who_has_it_ope
     assert not (tmp_path / "unused").exists()
 
 
+def test_new_keys_are_printed_as_an_environment_takes_them_and_never_twice(tmp_path: Path) -> None:
+    lines = cmis("new-keys").splitlines()
+    keys = dict(line.split("=", 1) for line in lines)
+    assert list(keys) == ["CMIS_GATEWAY_KEY", "CMIS_SECRET_KEYS"] and len(set(keys.values())) == 2
+    assert len(gateway_key(keys["CMIS_GATEWAY_KEY"], tmp_path / "none")) == 32
+    assert keyring(keys["CMIS_SECRET_KEYS"], tmp_path / "none").current
+    assert not set(lines) & set(cmis("new-keys").splitlines())
+
+
 def test_without_a_store_it_is_a_file_in_the_data_folder_that_only_its_owner_reads(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     assert cmis("org", "list", "--data-dir", str(folder)) == ""
@@ -82,6 +94,11 @@ def test_a_store_that_is_none_or_away_is_a_sentence(tmp_path: Path) -> None:
     assert away.startswith("cmis: the database cannot be used: ") and away.count("\n") == 1
     missing = cmis("org", "list", "--store", f"sqlite:///{tmp_path}/nowhere/store.db", code=1)
     assert "unable to open" in missing and not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.slow
+def test_the_url_of_the_relay_is_not_taken_for_the_stores(postgres_urls: Urls) -> None:
+    assert "--store: expected a URL of cmis_app" in cmis("org", "list", "--store", postgres_urls.relay, code=1)
 
 
 def test_a_database_whose_tables_are_missing_is_told_who_makes_them(places: Places, request: pytest.FixtureRequest) -> None:

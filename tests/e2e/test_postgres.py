@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,7 +22,8 @@ from click.testing import CliRunner
 from cmis_stream.cli_db import new_keys
 from scripts.kafka import Kafka
 from scripts.redis import Redis
-from tests.e2e.support import COMMAND, Processes
+from tests.e2e.support import COMMAND, Processes, Up
+from tests.e2e.support import until as wait_until
 from tests.faults.cluster import Part, until
 from tests.servers.kafka import own_kafka
 from tests.servers.postgres import Urls, postgres, postgres_urls
@@ -277,3 +280,57 @@ async def test_they_work_as_one_and_nothing_is_lost_when_a_worker_is_killed_and_
         assert await part.end() == 0, part.text
     assert not re.search(r"Traceback|a mistake", "".join(part.text for part in roles.parts))
     assert not [file for part in ("api", "worker", "gateway") for file in (roles.folder / f"data-{part}").glob("*.key")]
+
+
+def test_a_dump_that_is_restored_goes_on_with_a_new_log(processes: Processes, tmp_path: Path, postgres_urls: Urls) -> None:
+    """As docs/operations.md says it: pg_dump as a superuser, since row security holds for the owner, too."""
+    if shutil.which("pg_dump") is None:
+        pytest.skip("pg_dump is not installed")
+    server, name = postgres_urls.server, postgres_urls.name
+    dump, restored = tmp_path / "cmis.dump", f"{name}_restored"
+
+    def said(*command: object) -> str:
+        process = processes.cmis(*command, "--store", postgres_urls.app, "--data-dir", tmp_path / "unused")
+        assert process.ended() == 0, process.text
+        return process.text
+
+    def up(folder: str, database: str) -> Up:
+        stores = ["--store", server.url("cmis_app", database), "--store-relay", server.url("cmis_relay", database)]
+        return Up(processes, tmp_path / folder, *stores).ready()
+
+    def asking(running: Up) -> httpx.Client:
+        return httpx.Client(base_url=f"{running.url}/api/orgs/acme", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+    def incidents(client: httpx.Client, campaign: str) -> list[dict[str, Any]]:
+        answer = client.get("/alerts/history", params={"filter[campaign]": campaign})
+        return list(answer.raise_for_status().json()["items"])
+
+    def spends(client: httpx.Client, campaign: str) -> None:
+        event = {"id": campaign, "ts": time.time_ns() // 1_000_000, "platform": "meta", "campaign": campaign, "spend": 99}
+        client.post("/events", json={**event, "currency": "EUR"}).raise_for_status()
+
+    said("org", "create", "acme")
+    token = said("token", "create", "acme", "--scope=ingest", "--scope=read", "--scope=write").split()[-1]
+    running = up("first", name)
+    with asking(running) as client:
+        client.post("/alerts/rules", json=RULE).raise_for_status()
+        spends(client, "before")
+        wait_until(lambda: incidents(client, "before"), "the incident")
+    running.stop()
+
+    refused = subprocess.run(["pg_dump", "-Fc", "-f", dump, postgres_urls.owner], capture_output=True, text=True, check=False)
+    assert refused.returncode and "row-level security" in refused.stderr
+    subprocess.run(["pg_dump", "-Fc", "-f", dump, server.url("postgres", name)], check=True)
+    server.execute(f"create database {restored} owner cmis_owner", database="postgres")
+    try:
+        subprocess.run(["pg_restore", "--exit-on-error", "-d", server.url("postgres", restored), dump], check=True)
+        assert server.execute("select count(*) from documents", role="cmis_app", database=restored) == "0\n", "in no org"
+        running = up("second", restored)
+        with asking(running) as client:
+            spends(client, "after")  # the same token
+            wait_until(lambda: incidents(client, "after"), "an incident by the rule that was restored")
+            (before,) = incidents(client, "before")
+            assert (before["state"], before["reason"]) == ("resolved", "log_replaced")
+        running.stop()
+    finally:
+        server.execute(f"drop database {restored} with (force)", database="postgres")

@@ -20,7 +20,7 @@ from cmis_stream.store.database import Database
 from cmis_stream.store.due import Due
 from tests.e2e.support import until
 from tests.faults.test_rules_over_rest import Store
-from tests.modules_e2e.site import Org, Site
+from tests.modules_e2e.toy_site import Org, Site
 
 pytestmark = pytest.mark.slow  # about half a minute each: part of `make test-all`
 BOXES, IN_A_BOX = 4, 10
@@ -81,7 +81,7 @@ def test_everything_counts_once_whatever_is_killed(site: Site, store: Store) -> 
     alarms = Counter(dice.sample(toys, len(toys) // 2))
     now_ms = time.time_ns() // 1_000_000
     for number, toy in enumerate(alarms):
-        acme.post(f"toy/toys/{toy}/set-alarm", {"at": rfc3339(now_ms + 4_000 + 1_000 * number)})
+        acme.post(f"toy/toys/{toy}/set-alarm", {"at": rfc3339(now_ms + 10_000 + 1_000 * number)})
     acme.post("toy/toys/count-toys", {"pause_ms": 500, "page": 4})
     (job,) = acme.get("jobs")["items"]
     until(lambda: acme.get(f"jobs/{job['id']}")["progress_ratio"] > 0, "the job being under way")

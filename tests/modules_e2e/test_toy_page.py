@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import browser
 from tests.e2e.support import ROOT
 from tests.faults.test_rules_over_rest import Store
-from tests.modules_e2e.site import TOY, Site
+from tests.modules_e2e.toy_site import TOY, Site
 from tests.web.test_page_build import web
 
 __all__ = ["browser"]
@@ -77,9 +77,7 @@ def test_its_page_folder_is_built_and_takes_its_kind_over(
         site.close()
 
 
-def test_without_one_its_kinds_are_listed_shown_and_asked_to_act(
-    tmp_path: Path, browser: Browser, signed_in: list[Page]
-) -> None:
+def test_without_one_its_kinds_are_listed_shown_and_asked_to_act(tmp_path: Path, browser: Browser, signed_in: list[Page]) -> None:
     site = Site(tmp_path, sqlite(tmp_path))
     try:
         page = opened(browser, site, signed_in)

@@ -42,6 +42,19 @@ def installed(folder: Path) -> Path:
     return folder
 
 
+def environment(folder: Path, ours: Path = ROOT) -> dict[str, str]:
+    """In which Python finds the toy, installed below the folder. ours: where CMIS Stream itself lies."""
+    return {"PYTHONPATH": os.pathsep.join(map(str, (installed(folder / "site-packages"), ours)))}
+
+
+def tokens_of(store: Store) -> dict[str, str]:
+    """New orgs in the store -> a token of each."""
+    with closing(Database(store.url)) as database, closing(TokenStore(database)) as tokens:
+        for org in ORGS:
+            tokens.create_org(org, org.title())
+        return {org: tokens.create(org, SCOPES)[1] for org in ORGS}
+
+
 class Org:
     """What a token of one org can do. Where the process may be killed, `sure` asks until it is answered."""
 
@@ -102,14 +115,10 @@ class Site:
 
     def __init__(self, folder: Path, store: Store, *, ours: Path = ROOT) -> None:
         """ours: where CMIS Stream itself lies."""
-        self.data_dir = folder / "data"
+        self.store, self.data_dir = store, folder / "data"
         self.data_dir.mkdir()
-        path = os.pathsep.join(map(str, (installed(folder / "site-packages"), ours)))
-        self.processes = Processes(folder / "processes", {"PYTHONPATH": path})
-        with closing(Database(store.url)) as database, closing(TokenStore(database)) as tokens:
-            for org in ORGS:
-                tokens.create_org(org, org.title())
-            texts = {org: tokens.create(org, SCOPES)[1] for org in ORGS}
+        self.processes = Processes(folder / "processes", environment(folder, ours))
+        texts = tokens_of(store)
         self.up = Up(self.processes, self.data_dir, *store.options, *store.relay)
         self.acme, self.globex = (Org(self.up.url, org, texts[org]) for org in ORGS)
 

@@ -60,7 +60,9 @@ class World:
     def __init__(self, database: Database) -> None:
         self.clock = Clock()
         self.documents, self.facts = Documents(database, KINDS, self.clock), Facts(database, KINDS)
-        made = datasets_of(self.documents, self.facts, KINDS, lambda org: {"partition": len(org)}, lambda: NOW)
+        made = datasets_of(
+            self.documents, self.facts, KINDS, lambda org, kind: {"partition": len(org), "kind": kind.name}, lambda: NOW
+        )
         self.queries = Queries({}, made)
         self.rows: list[dict[str, Any]] = []
 
@@ -204,7 +206,10 @@ def test_answers_about_facts_are_those_of_the_plain_reference(world: World) -> N
 
     compared()
     found = world.ask(dataset="finds", dimensions=["severity"], sort="-severity")
-    assert [row[0] for row in found["rows"]] == ["low", "high", "critical"] and found["position"] == {"partition": 4}
+    assert [row[0] for row in found["rows"]] == ["low", "high", "critical"] and found["position"] == {
+        "partition": 4,
+        "kind": "find",
+    }
 
 
 def test_columns_have_types_and_units_and_the_answer_says_of_which_change_it_is(world: World) -> None:

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,10 +55,17 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def postgres_urls(postgres: Postgres) -> Iterator[Urls]:
-    """A database of the test's own, with the newest tables."""
+@contextmanager
+def own_database(postgres: Postgres) -> Iterator[Urls]:
+    """With the newest tables; dropped at the end."""
     name = f"test{next(_numbers)}"
     postgres.execute(f"create database {name} template cmis owner {OWNER}", database="postgres")
     yield Urls(postgres, name)
     postgres.execute(f"drop database {name} with (force)", database="postgres")
+
+
+@pytest.fixture
+def postgres_urls(postgres: Postgres) -> Iterator[Urls]:
+    """A database of the test's own."""
+    with own_database(postgres) as urls:
+        yield urls

@@ -20,11 +20,11 @@ class Place(Protocol):
     def blobs(self) -> Blobs: ...
 
     def stored(self) -> dict[str, int]:
-        """Size in bytes by file id, also of what is half-written and can be seen."""
+        """Size in bytes by file id; of a folder also what is half-written, as ID.part."""
         ...
 
     def half_written(self) -> list[str]:
-        """What cannot be seen and still takes room."""
+        """What is no file and takes room."""
         ...
 
     def replace(self, identity: str, content: bytes) -> None: ...
@@ -39,7 +39,7 @@ class FolderPlace:
         return FolderBlobs(self._folder)
 
     def stored(self) -> dict[str, int]:
-        return {path.name: path.stat().st_size for path in self._folder.rglob("*") if path.is_file() and path.suffix != ".part"}
+        return {path.name: path.stat().st_size for path in self._folder.rglob("*") if path.is_file()}
 
     def half_written(self) -> list[str]:
         return [path.name for path in self._folder.rglob("*.part")]

@@ -17,11 +17,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 
 from cmis_stream.core.errors import ConfigError
+from cmis_stream.settings import Settings
 from cmis_stream.store import migrations, tables
 from cmis_stream.store.changes import Changes
-from cmis_stream.store.database import Busy, Database, Turns, Unavailable
+from cmis_stream.store.database import Busy, Database, Turns, Unavailable, upgraded
 from cmis_stream.store.documents import Documents
 from cmis_stream.store.migrations import HEAD, upgrade
+from cmis_stream.stores import Stores
 from scripts.postgres import OWNER, Postgres
 from tests.servers.postgres import Urls
 from tests.store.conftest import Places
@@ -114,10 +116,44 @@ def test_other_databases_are_refused(url: str) -> None:
         Database(url)
 
 
-def test_a_password_in_the_url_is_not_told() -> None:
+@pytest.mark.parametrize("url", ["mysql://user:hush@host/name", "postgres//user:hush@host/x", "postgresql://user:hush@host:p/x"])
+def test_a_password_in_the_url_is_not_told(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Database("mysql://user:hush@host/name")
+        Database(url)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_roles_that_row_security_does_not_hold_for_or_with_other_rights_are_refused(postgres_urls: Urls, tmp_path: Path) -> None:
+    server, name = postgres_urls.server, postgres_urls.name
+    server.execute(
+        "create role beyond login bypassrls in role cmis_app; create role two login in role cmis_app, cmis_relay;"
+        "create role member login in role cmis_app", database="postgres",
+    )  # fmt: skip
+    try:
+        for role in ("postgres", "beyond"):
+            with pytest.raises(ConfigError, match=f"got {role}, which may see what belongs to any org"):
+                Database(server.url(role, name))
+        for role in ("cmis_owner", "two"):
+            with pytest.raises(ConfigError, match=f"got {role}, which has not the rights of exactly one"):
+                Database(server.url(role, name))
+        Database(server.url("member", name)).close()
+    finally:
+        server.execute("drop role beyond, two, member", database="postgres")
+    with pytest.raises(ConfigError, match="--store: expected a URL of cmis_app"):
+        Stores(Settings(tmp_path, store_url=postgres_urls.relay, store_relay_url=postgres_urls.relay), lambda: 0)
+    with pytest.raises(ConfigError, match="--store-relay: expected a URL of cmis_relay"):
+        Stores(Settings(tmp_path, store_url=postgres_urls.app, store_relay_url=postgres_urls.app), lambda: 0)
+
+
+@pytest.mark.slow
+def test_tables_are_made_by_the_owner_only(postgres: Postgres) -> None:
+    postgres.execute("create database notables owner cmis_owner", database="postgres")
+    try:
+        with pytest.raises(ConfigError, match=r"made by the owner of the database, cmis_owner: permission denied"):
+            upgraded(postgres.url("cmis_app", "notables"))
+    finally:
+        postgres.execute("drop database notables", database="postgres")
 
 
 def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from cmis_stream.store.database import Database
 from cmis_stream.store.decisions import Command, Decision, Rule
 from cmis_stream.store.documents import Documents
 from cmis_stream.store.kinds import ANYONE, Kind, Kinds, Manifest, Ref, States
+from cmis_stream.store.personal_fields import Personal
 from cmis_stream.store.tables import WHOLES
 from tests.store.support import ADA, kinds
 
@@ -86,6 +87,15 @@ def test_what_is_acyclic_points_at_its_own_kind() -> None:
         Kinds(
             [Manifest("a", (Kind("one", Thing),)), Manifest("b", (Kind("two", Thing, refs={"other": Ref("one", acyclic=True)}),))]
         )
+
+
+def test_agents_do_not_follow_a_kind_with_personal_fields() -> None:
+    class Someone(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        handle: str
+        email: Annotated[str | None, Personal(subject="handle")] = None
+
+    assert "catalog" in mistakes(model=Someone, catalog=lambda document: document.body)
 
 
 def test_two_modules_cannot_have_a_kind_of_one_name() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,7 +8,16 @@ import jwt
 import pytest
 
 from cmis_stream.core.errors import ConfigError
-from cmis_stream.store.signing import PEER_LASTS_MS, GatewayTokens, NotSigned, PeerTokens, Signed, signing_key
+from cmis_stream.store.signing import (
+    PEER_LASTS_MS,
+    GatewayTokens,
+    NotSigned,
+    PeerTokens,
+    Signed,
+    gateway_key,
+    new_key,
+    signing_key,
+)
 
 NOW = 1_767_225_600_500
 KEY = bytes(range(64))
@@ -88,3 +98,17 @@ def test_a_damaged_key_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "gateway.key").write_bytes(b"short")
     with pytest.raises(ConfigError, match=r"expected a key of 32 bytes, got 5; delete"):
         signing_key(tmp_path / "gateway.key")
+
+
+def test_a_key_that_is_given_counts_and_no_file_is_made_or_read(tmp_path: Path) -> None:
+    path, given = tmp_path / "data" / "gateway.key", new_key()
+    assert gateway_key(given, path) == gateway_key(f" {given}\n", path) == base64.b64decode(given) and given != new_key()
+    assert not path.parent.exists()
+    assert gateway_key(None, path) == signing_key(path) != gateway_key(given, path)
+
+
+@pytest.mark.parametrize("given", ["", "c2hvcnQ=", "no base64!", "ü" * 44, new_key() + "=", new_key()[:-4]])
+def test_a_key_that_is_none_is_told_without_repeating_it(tmp_path: Path, given: str) -> None:
+    with pytest.raises(ConfigError, match=r"CMIS_GATEWAY_KEY: expected a key of 32 bytes in base64; `cmis new-keys`") as told:
+        gateway_key(given, tmp_path / "gateway.key")
+    assert not given or given not in str(told.value)

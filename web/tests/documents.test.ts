@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 
-import type { Item } from "../src/data/api.ts";
+import type { Body, Item } from "../src/data/api.ts";
 import type { Kind } from "../src/data/kinds.ts";
 import type { Schema } from "../src/data/schema.ts";
+import { copyOf, templateBody, templateIn } from "../src/modules/documents/begin.ts";
 import { listFields } from "../src/modules/documents/columns.ts";
 import { bodyOf, conflictsOf, draftOf, errorsOf, rebased } from "../src/modules/documents/draft.ts";
 import { fieldsOf, labelOf, nameField } from "../src/modules/documents/fields.ts";
@@ -80,6 +81,10 @@ const KIND: Kind = {
   refs: REFS,
   visibility: null,
   examples: [],
+  templates: [
+    { name: "train", title: "A train", description: "On rails.", body: { name: "Train", slug: "train", weight: 3 } },
+    { name: "ball", title: "A ball", description: "", body: { name: "Ball" } },
+  ],
   allowed: {},
 };
 const fields = fieldsOf(SCHEMA, REFS);
@@ -257,6 +262,55 @@ describe("a draft", () => {
       ["name", true],
       ["weight", false],
     ]);
+  });
+});
+
+describe("what a new document begins with", () => {
+  const source: Body = {
+    id: "7",
+    version: 3,
+    created_at: "2026-01-01T00:00:00Z",
+    name: "Train",
+    slug: "train",
+    state: "used",
+    box: "9",
+    made_at: "2026-01-01T00:00:00.123Z",
+    tags: ["red"],
+    metadata: { applied_from: "shop", team: "growth" },
+  };
+
+  test("a copy has what may be the same twice, and none of what only this one is", () => {
+    expect(copyOf(KIND, source)).toEqual({
+      name: "Train",
+      box: "9",
+      made_at: "2026-01-01T00:00:00.123Z",
+      tags: ["red"],
+      metadata: { team: "growth" },
+    });
+    expect(source.metadata).toEqual({ applied_from: "shop", team: "growth" });
+  });
+
+  test("of fields that are unique together, what a reference points at stays, unless there is nothing else", () => {
+    expect(copyOf({ ...KIND, unique: [["box", "name"]] }, source)).toMatchObject({ box: "9", slug: "train" });
+    expect(copyOf({ ...KIND, unique: [["box", "name"]] }, source)).not.toHaveProperty("name");
+    expect(copyOf({ ...KIND, unique: [["box"]] }, source)).not.toHaveProperty("box");
+  });
+
+  test("a copy's form asks for what has to differ, and sends the rest exactly as it was", () => {
+    const origin = copyOf(KIND, { ...source, when: { x: null } });
+    const before = draftOf(fields, origin, "Europe/Berlin");
+    expect([before.slug, before.state]).toEqual(["", "new"]);
+    expect(bodyOf(fields, before, before, origin, "Europe/Berlin")[1]).toEqual({ slug: ["This is needed"] });
+    const [body, errors] = bodyOf(fields, { ...before, slug: "other" }, before, origin, "Europe/Berlin");
+    expect(errors).toEqual({});
+    expect(body).toMatchObject({ slug: "other", state: "new", when: { x: null }, made_at: "2026-01-01T00:00:00.123Z" });
+  });
+
+  test("a template is the one that the address names, and none where it names none of them", () => {
+    const named = (search: string) => templateIn(new URLSearchParams(search), KIND);
+    expect(["template=ball&tz=UTC", "template=nothing", ""].map(named)).toEqual(["ball", "", ""]);
+    expect(templateBody(KIND, "train")).toEqual({ name: "Train", slug: "train", weight: 3 });
+    expect(templateBody(KIND, "")).toEqual({});
   });
 });
 

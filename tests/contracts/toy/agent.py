@@ -13,12 +13,11 @@ from cmis_stream.core.errors import Rejected
 from cmis_stream.feeds.decode import Refusal
 from cmis_stream.runtime import Runtime
 
-from .manifest import PLAYED
-from .played import changes_of
+from .played import PLAYED, READER, changes_of
 
 
 def attach(app: faust.App, runtime: Runtime) -> None:
-    writer = runtime.fact_writer("toy", PLAYED, changes_of)
+    writer = runtime.fact_writer(READER, PLAYED, changes_of)
 
     @app.agent(runtime.raw_topic(PLAYED), concurrency=1, name="toy")
     async def played(stream: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,11 +26,8 @@ from cmis_stream.store.job_kinds import JobKind
 from cmis_stream.store.kinds import ANYONE, Kind, Manifest, ProblemCode, Ref, States
 from cmis_stream.store.personal_fields import Personal
 
-from .played import PLAYDATE
+from .played import PLAYDATE, PLAYED
 from .shop import SHOP_KEY, order
-
-PLAYED: Final = "toy.played.v1"
-"""Of topics.yaml: written by the effect of `play`, read by the agent."""
 
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 
@@ -130,7 +127,10 @@ def _play(context: Context, state: Document | None, command: Command) -> Decisio
 def _set_alarm(context: Context, state: Document | None, command: Command) -> Decision:
     """Once, at that second."""
     assert state is not None
-    starts = datetime.fromtimestamp(command.body["at"] // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    second = command.body["at"] // 1000
+    if second * 1000 <= context.now_ms:
+        raise Rejected("out_of_range", "/at", command.body["at"], "a time that is still to come")
+    starts = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     ring = {"kind": "toy", "name": "ring", "id": state.id}
     return Decision((), (SetSchedule(f"toy/{state.id}", "UTC", "FREQ=DAILY;COUNT=1", "command", ring, starts, at="/at"),))
 

@@ -15,6 +15,9 @@ from cmis_stream.store.facts import Change
 from cmis_stream.store.fields import Time
 
 KIND: Final = "playdate"
+READER: Final = "toy"
+PLAYED: Final = "toy.played.v1"
+"""Of topics.yaml: written by the effect of `play`, read by the agent."""
 
 
 class Playdate(BaseModel):
@@ -46,6 +49,8 @@ PLAYDATE = FactKind(
     filters={"toy": "text", "name": "text", "played_at": "time", "praises": "number"},
     sorts=("played_at", "praises"),
     default_sort="-played_at",
+    reader=READER,
+    topic=PLAYED,
     commands={"praise": FactRule(_praise, body=Praise, examples=({"words": "Well played"},), title="Praise")},
     examples=({"toy": "019b76da-a800-71d6-a2ec-7216849ac021", "name": "Train", "played_at": 1_767_225_600_000},),
 )

@@ -198,7 +198,7 @@ export interface operations {
                             readonly description: string;
                             readonly examples: readonly Record<string, never>[];
                             readonly filters: {
-                                readonly [key: string]: "text" | "number" | "time" | "bool" | "tags";
+                                readonly [key: string]: "text" | "number" | "time" | "bool" | "tags" | "rank";
                             };
                             /** @enum {string} */
                             readonly kind: "document" | "fact";
@@ -230,10 +230,18 @@ export interface operations {
                                 readonly initial: string;
                                 readonly transitions: readonly (readonly string[])[];
                             } | null;
+                            readonly templates: readonly {
+                                readonly body: Record<string, never>;
+                                readonly description: string;
+                                readonly name: string;
+                                readonly title: string;
+                            }[];
                             readonly title: string;
                             readonly unique: readonly (readonly string[])[];
                             readonly visibility: string | null;
                         }[];
+                        readonly next: null;
+                        readonly total_estimate: number;
                     };
                 };
             };
@@ -362,16 +370,13 @@ export interface operations {
                             readonly lte?: string;
                             readonly ne?: string;
                         } | readonly string[];
-                        readonly severity?: string | {
-                            readonly contains?: string;
-                            readonly eq?: string;
-                            readonly gt?: string;
-                            readonly gte?: string;
-                            readonly in?: readonly string[];
-                            readonly lt?: string;
-                            readonly lte?: string;
-                            readonly ne?: string;
-                        } | readonly string[];
+                        readonly severity?: ("critical" | "high" | "medium" | "low") | {
+                            /** @enum {unknown} */
+                            readonly eq?: "critical" | "high" | "medium" | "low";
+                            readonly in?: readonly ("critical" | "high" | "medium" | "low")[];
+                            /** @enum {unknown} */
+                            readonly ne?: "critical" | "high" | "medium" | "low";
+                        } | readonly ("critical" | "high" | "medium" | "low")[];
                         readonly tags?: string | {
                             readonly contains?: string;
                         };
@@ -591,6 +596,7 @@ export interface operations {
         readonly responses: {
             readonly 200: {
                 headers: {
+                    readonly "Set-Cookie"?: string;
                     readonly [name: string]: unknown;
                 };
                 content: {
@@ -628,6 +634,7 @@ export interface operations {
         readonly responses: {
             readonly 204: {
                 headers: {
+                    readonly "Set-Cookie"?: string;
                     readonly [name: string]: unknown;
                 };
                 content?: never;

@@ -13,9 +13,13 @@ export type KindCommand = Omit<Told["commands"][number], "schema"> & {
   readonly schema: Schema | null;
 };
 
-export type Kind = Omit<Told, "commands" | "schema" | "read_schema" | "examples"> & {
+/** What a new one can begin with. */
+export type Template = Omit<Told["templates"][number], "body"> & { readonly body: Body };
+
+export type Kind = Omit<Told, "commands" | "schema" | "read_schema" | "examples" | "templates"> & {
   readonly commands: readonly KindCommand[];
   readonly schema: Schema | null;
   readonly read_schema: Schema;
   readonly examples: readonly Body[];
+  readonly templates: readonly Template[];
 };

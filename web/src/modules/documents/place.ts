@@ -10,6 +10,11 @@ export function hrefOf(org: string, kind: Kind, ...more: string[]): string {
   return documentsPath(org, kind, ...more) + withParameters("", { tz: location.query.get("tz") ?? "" });
 }
 
+/** The form for a new one. start: what it begins with, a template by its name or another document by its id. */
+export function newHref(org: string, kind: Kind, start: { readonly template?: string; readonly from?: string } = {}): string {
+  return documentsPath(org, kind, "new") + withParameters("", { tz: location.query.get("tz") ?? "", ...start });
+}
+
 /** Remembers the list's parameters. */
 export function leaveList(org: string, kind: Kind, search: string): void {
   left.set(`${org} ${kind.name}`, search);
