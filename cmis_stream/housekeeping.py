@@ -115,13 +115,13 @@ class Housekeeping:
     def sweep(self) -> None:
         """What is over goes: expired files, effects done a week ago, jobs that ended a month ago. Blocks; Unavailable."""
         now_ms = self._clock()
-        for org in self._due.files(now_ms):
-            self._stores.files.sweep(org)
         for org in self._due.done_effects(now_ms - KEPT_MS):
             self.outbox.forget(org, now_ms - KEPT_MS)
         for org in self._due.ended_jobs(now_ms - JOBS_KEPT_MS):
             self._stores.jobs.forget(org, now_ms - JOBS_KEPT_MS)
         self._given_up = self._due.failed_effects()
+        for org in self._due.files(now_ms):  # the last: their bucket may be away, which is nothing to the others
+            self._stores.files.sweep(org)
 
     # --- its parts ------------------------------------------------------------------------------------------------------
 

@@ -213,7 +213,7 @@ class Instance:
         if self.settings.role.has_agents and self.settings.log_url is not None:
             routers.append(self._peer_router())
         ports = ApiPorts(auth, publish, dead_letter, runtime.clock)
-        return create_app(ports, routers, Page(self.hosts), documents.schemas | facts.schemas)
+        return create_app(ports, routers, Page(self.hosts), documents.schemas | facts.schemas, stores.kinds.manifests)
 
     def _worker_app(self) -> FastAPI:
         return plain_app([self._operations_router(), self._peer_router()])

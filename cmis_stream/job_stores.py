@@ -20,6 +20,7 @@ def stores_of(run: Run) -> Iterator[Stores]:
         data_dir=Path(told["data_dir"]),
         role=Role.API,  # does no housekeeping
         store_url=None if told["store"].startswith("sqlite:") else told["store"],
+        files_url=told["files_url"],
         secret_keys=told["secret_keys"],
         gateway_key=told.get("gateway_key"),
     )

@@ -61,6 +61,7 @@ def housekeeping_of(runtime: Runtime, name: str) -> Housekeeping:
         job_settings={
             "data_dir": str(settings.data_dir.absolute()),
             "store": stores.url,
+            "files_url": settings.files_url,
             "secret_keys": settings.secret_keys,
             "gateway_key": settings.gateway_key,
         },

@@ -1,4 +1,4 @@
-"""Renews requirements/*.txt: versions and hashes of everything, for each set without those of the sets before it, quix apart."""
+"""Renews requirements/*.txt: versions and hashes of everything; each set without those before it, quix and s3 apart."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def main() -> None:
         "dev": project["dependency-groups"]["dev"],
         "bench": project["dependency-groups"]["bench"],
         "quix": project["dependency-groups"]["quix"],
+        "s3": project["dependency-groups"]["s3"],
     }
     held: list[Path] = []
-    alone = {"quix"}  # it has an environment of its own, since it needs older versions of what we use
+    alone = {"quix", "s3"}  # they have environments of their own, since they need older versions of what we use
     for name, requirements in wanted.items():
         out = ROOT / "requirements" / f"{name}.txt"
         with tempfile.TemporaryDirectory() as folder:

@@ -127,7 +127,8 @@ class _Child:
                 await self._process.wait()
 
     async def _talk(self, order: Mapping[str, Any]) -> None:
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        in_s3 = order["settings"].get("files_url") is not None  # where files are is reached with what these names hold
+        environment = {name: value for name, value in os.environ.items() if name in _KEPT or (in_s3 and name.startswith("AWS_"))}
         environment["OMP_NUM_THREADS"] = environment["OPENBLAS_NUM_THREADS"] = "1"  # a job has one core, not all
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "cmis_stream.jobs",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,8 @@ class Owner:
         self._send, self._store = send, store
         self._writer = CheckpointWriter(generation)
         self._incidents = OpenIncidents(log)
+        self._parsed_before: dict[str, dict[str, _Parsed]] = {}
+        """Org -> its rules by their ids: of a new set of thousands, mostly one rule is another."""
         self._rollups = Rollups(engine.windows)
         self._stamp_ms = 0
         self._rolled_up_ms = -ROLLUP_MS  # the stamp that the last rollup was told at
@@ -128,7 +130,8 @@ class Owner:
             case envelope.Tick(stamp_ms, watermark_ms):
                 step = self.engine.tick(stamp_ms, watermark_ms)
             case envelope.RuleSet(_, org, version, rules, evaluate):
-                kept, parsed, refused = _parsed(rules, evaluate)
+                kept, parsed, refused = _parsed(rules, evaluate, self._parsed_before.get(org, {}))
+                self._parsed_before[org] = {rule.id: (raw, evaluate, rule) for raw, rule in zip(kept, parsed, strict=True)}
                 step = self.engine.adopt(org, version, parsed, kept, evaluate=evaluate)
                 if refused:
                     await self._dead_letter(offset, [{"org": org, **reason} for reason in refused])
@@ -257,12 +260,22 @@ def _look_at(saving: asyncio.Task[None]) -> None:
         saving.exception()
 
 
-def _parsed(rules: list[Any], evaluate: str) -> tuple[list[Any], list[Rule], list[dict[str, Any]]]:
-    """Rules as given and parsed, and what was refused: a rule that an older version accepted must not stop the partition."""
+_Parsed = tuple[Any, str, Rule]
+"""A rule as given, what it means that says nothing of how it is evaluated, and as parsed."""
+
+
+def _parsed(rules: list[Any], evaluate: str, before: Mapping[str, _Parsed]) -> tuple[list[Any], list[Rule], list[dict[str, Any]]]:
+    """Rules as given and parsed, and what was refused: a rule that an older version accepted must not stop the partition.
+
+    before: by id, what need not be parsed again.
+    """
     kept, parsed, refused = [], [], []
     for raw in rules:
         try:
-            parsed.append(parse_rule(raw, evaluate=evaluate))
+            identity = raw.get("id") if isinstance(raw, dict) else None
+            known = before.get(identity) if isinstance(identity, str) else None
+            same = known is not None and known[:2] == (raw, evaluate)
+            parsed.append(known[2] if known is not None and same else parse_rule(raw, evaluate=evaluate))
             kept.append(raw)
         except Rejected as error:
             refused.append({**error.as_dict(), "rule": shown(raw, 400)})

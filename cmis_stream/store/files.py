@@ -194,7 +194,11 @@ class Upload:
         self._files._touch(self._org, self.id)  # or bytes could appear behind a sweep that removes them
         self._blob.finish()
         self._open = False
-        return self._files._keep(self._org, self.id, self._size, digest, self._lasts_ms)
+        try:
+            return self._files._keep(self._org, self.id, self._size, digest, self._lasts_ms)
+        except Damaged:  # it was taken away between the touch and here: bytes without a row are nobody's
+            self._files._erase(self._org, self.id)
+            raise
 
     def __enter__(self) -> Upload:
         return self

@@ -78,7 +78,7 @@ async def test_facts_are_told_without_what_only_documents_have(rest: Rest) -> No
 async def test_what_is_told_to_be_allowed_is_what_the_caller_may(rest: Rest) -> None:
     eve, ann, adam = await told(rest.eve), await told(rest.ann), await told(rest.adam)
     assert eve["toy"]["allowed"] == {
-        "read": True, "create": False, "update": False, "patch": False, "delete": False, "restore": False,
+        "read": True, "create": False, "update": False, "patch": False, "delete": False, "restore": False, "clone": False,
     }  # fmt: skip
     assert ann["box"]["allowed"]["update"] and not ann["box"]["allowed"]["delete"] and adam["box"]["allowed"]["delete"]
     assert [one["allowed"] for one in eve["toy"]["commands"]] == [False] * len(TOY.commands)

@@ -38,6 +38,10 @@ class Rules:
         changed = self._client.patch(f"rules/{key}", json=fields, headers={"If-Match": "*"})
         assert changed.status_code == 200, changed.text
 
+    def delete(self, key: str) -> None:
+        deleted = self._client.delete(f"rules/{key}", headers={"If-Match": "*"})
+        assert deleted.status_code == 204, deleted.text
+
     def read(self, key: str) -> dict[str, Any]:
         document: dict[str, Any] = self._client.get(f"rules/{key}").raise_for_status().json()
         return document
@@ -247,8 +251,8 @@ def test_a_rule_is_duplicated_with_a_key_of_its_own(open_page: Open, rules: Rule
 
 
 def test_a_rule_begins_with_a_template_that_the_address_names(open_page: Open, rules: Rules) -> None:
+    rules.delete("any-spend")
     page = shown(signed_in(open_page), LIST, "Alert rules")
-    page.get_by_role("button", name="New alert rule").click()
     begin = page.get_by_role("button", name=re.compile("^Begin with: "))
     dialog = page.get_by_role("dialog")
 
@@ -256,6 +260,12 @@ def test_a_rule_begins_with_a_template_that_the_address_names(open_page: Open, r
         begin.click()
         page.get_by_role("option", name=re.compile(f"^{title}")).click()
 
+    expect(page.get_by_text("No alert rules yet")).to_be_visible()
+    begin_with("A campaign spends too fast")
+    expect(page.get_by_label("Key")).to_have_value("overspend")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="New alert rule").first.click()
+    expect(page.get_by_label("Key")).to_have_value("")
     begin_with("Conversions are expensive")
     expect(page.get_by_label("Key")).to_have_value("expensive-conversions")
     expect(page.get_by_text("Cost per conversion over a day, once there are ten of them.")).to_be_visible()

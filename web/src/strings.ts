@@ -216,7 +216,7 @@ export const strings = {
     edit: (name: string) => `Edit ${name}`,
     duplicate: "Duplicate",
     copy: (name: string) => `Duplicate ${name}`,
-    template: "A template",
+    template: "From a template",
     total: (count: number, atMost: boolean) => (atMost ? `${grouped(count)} or more` : grouped(count)),
     find: (label: string) => `Find by ${label.toLowerCase()}`,
     filters: "Filters and time zone",
