@@ -76,11 +76,7 @@ class Work:
         kind = self._kinds.get(command.kind)
         rule = None if kind is None else kind.rule(command.name)
         if kind is None or rule is None:
-            known = (
-                sorted(self._kinds)
-                if kind is None
-                else sorted({*kind.commands, *DEFAULTS})
-            )
+            known = sorted(self._kinds) if kind is None else sorted({*kind.commands, *DEFAULTS})
             raise Rejected(
                 "not_found",
                 "kind" if kind is None else "command",
