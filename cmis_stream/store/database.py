@@ -5,17 +5,14 @@ No other file knows that there are two. Everything here blocks: call it in a thr
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -40,6 +37,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from cmis_stream.core.errors import CmisError, ConfigError
 
 from .migrations import HEAD, revision, upgrade
+from .turns import Turns, file_lock
 
 LOCK_S: Final = 5
 """How long a writer waits for another one of its org."""
@@ -72,37 +70,6 @@ class Busy(Unavailable):
 
 class TooSlow(CmisError):
     """A statement took longer than it was allowed to."""
-
-
-class Turns:
-    """A lock that threads get in the order of asking. A plain one may pass a waiting writer over for as long as others come."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken = False
-        self._waiting: deque[threading.Event] = deque()
-
-    def acquire(self, timeout: float) -> bool:
-        """False when it was not its turn within so many seconds."""
-        with self._lock:
-            if not self._taken:
-                self._taken = True
-                return True
-            turn = threading.Event()
-            self._waiting.append(turn)
-        if turn.wait(timeout):
-            return True
-        with self._lock:
-            if not turn.is_set():  # else it came at the last moment
-                self._waiting.remove(turn)
-            return turn.is_set()
-
-    def release(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()  # handed on: nobody comes between
-            else:
-                self._taken = False
 
 
 class Transaction:
@@ -281,7 +248,7 @@ class Database:
         """The right to relay, which one process at a time has: None when another one has it. It ends with the block, the
         process, or the connection."""
         if not self._postgres:
-            with _file_lock(f"{self._url.database}.relay") as had:
+            with file_lock(f"{self._url.database}.relay") as had:
                 yield Watch(self.changed, None) if had else None
             return
         try:
@@ -443,17 +410,3 @@ def _lower(part: str) -> str:
 
 
 _A_TO_Z = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
-
-@contextmanager
-def _file_lock(path: str | Path) -> Iterator[bool]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,8 @@ import orjson
 from pydantic import BaseModel
 
 from .decisions import Actor, AnyEffect, Body
-from .kinds import FilterType, family_of, filter_mistakes, path_mistakes
+from .declarations import filter_mistakes, path_mistakes
+from .kinds import FilterType, family_of
 from .personal_fields import Fields
 from .tokens import SCOPES
 
