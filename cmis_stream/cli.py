@@ -14,6 +14,7 @@ import click
 
 from cmis_stream.cli_access import DATA_DIR, STORE, org, session, sign_in, token
 from cmis_stream.cli_apply import apply
+from cmis_stream.cli_audit import audit
 from cmis_stream.cli_db import db, new_keys
 from cmis_stream.cli_effects import effects
 from cmis_stream.cli_roles import api, gateway, running, up, worker
@@ -49,7 +50,24 @@ def main() -> None:
     """
 
 
-for _command in (up, worker, api, gateway, org, token, sign_in, session, status, topics, tail, db, effects, new_keys, apply):
+for _command in (
+    up,
+    worker,
+    api,
+    gateway,
+    org,
+    token,
+    sign_in,
+    session,
+    status,
+    topics,
+    tail,
+    db,
+    effects,
+    new_keys,
+    apply,
+    audit,
+):
     main.add_command(_command)
 
 

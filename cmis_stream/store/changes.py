@@ -49,10 +49,11 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """seq: of the last change that holds. broken: what does not, None when the whole chain holds."""
+    """seq, hash: of the last change that holds. broken: what does not, None when the whole chain holds."""
 
     seq: int
-    broken: str | None
+    hash: str
+    broken: str | None = None
 
 
 class Changes:
@@ -92,17 +93,17 @@ class Changes:
             while batch := [change for change in changes_after(tx, tx.own(_table), seq, _READ_AT_ONCE) if change.seq <= last]:
                 for change in batch:
                     if change.seq != seq + 1:
-                        return Verified(seq, f"change {seq + 1} is missing")
+                        return Verified(seq, digest, f"change {seq + 1} is missing")
                     if change.prev_hash != digest:
-                        return Verified(seq, f"change {change.seq} does not follow on change {seq}")
+                        return Verified(seq, digest, f"change {change.seq} does not follow on change {seq}")
                     if change.digest() != change.hash:
-                        return Verified(seq, f"change {change.seq} is not what it was: its hash does not fit")
+                        return Verified(seq, digest, f"change {change.seq} is not what it was: its hash does not fit")
                     seq, digest = change.seq, change.hash
             if seq != last:
-                return Verified(seq, f"change {seq + 1} is missing, the last one was {last}")
+                return Verified(seq, digest, f"change {seq + 1} is missing, the last one was {last}")
             if digest != last_digest:
-                return Verified(seq, f"change {seq} is not the last one that was written: its hash is another")
-        return Verified(seq, None)
+                return Verified(seq, digest, f"change {seq} is not the last one that was written: its hash is another")
+        return Verified(seq, digest)
 
 
 def changes_after(tx: Transaction, of_org: ColumnElement[bool], seq: int, limit: int) -> list[Change]:

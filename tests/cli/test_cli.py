@@ -34,7 +34,8 @@ from tests.e2e.support import (
 
 COMMANDS = ["up", "ingest", "replay", "simulate", "org", "org create", "org list", "token", "token create", "token list",
             "token revoke", "sign-in", "session", "session list", "session revoke", "topics", "topics plan",
-            "topics apply", "tail", "apply", "db", "db upgrade"]  # fmt: skip
+            "topics apply", "tail", "apply", "db", "db upgrade", "new-keys",
+            "effects", "effects list", "effects retry", "audit", "audit verify"]  # fmt: skip
 RULE = {"id": "r1", "org": "acme", "metric": "spend", "window": "5m", "op": "gt", "threshold": 1}
 
 
