@@ -12,7 +12,8 @@ import orjson
 from cmis_stream.catalogs import Catalogs
 from cmis_stream.core.errors import CmisError
 from cmis_stream.housekeeping import Housekeeping
-from cmis_stream.log.catalog import Catalog
+from cmis_stream.log.catalog import Catalog, write_catalog
+from cmis_stream.log.kafka_topics import MESSAGE_BYTES
 from cmis_stream.log.topics import partition_for
 from cmis_stream.store.relay import SendFailed
 
@@ -39,6 +40,8 @@ def housekeeping_of(runtime: Runtime, name: str) -> Housekeeping:
             raise SendFailed(f"the log cannot be written: {error}") from error
 
     def publish_catalog(catalog: Catalog) -> None:
+        if (size := len(write_catalog(catalog))) > MESSAGE_BYTES - 1024:
+            raise SendFailed(f"its {catalog.kind}s make a record of {size} bytes, more than the log's {MESSAGE_BYTES}")
         durably(runtime.publish_catalog(catalog))
 
     def publish(org: str, topic: str, effect: str, body: bytes) -> None:

@@ -62,8 +62,8 @@ class Kind:
     tuples of fields; null in one of them holds nothing. natural_key: a text field, unique alone, that stands for the id in
     paths. visibility: of new documents; None for a kind that the whole org sees. commands: besides or instead of the usual.
 
-    check: what fields say together, beyond the model: raises Rejected. catalog: what agents that follow this kind get of a
-    document, None for nothing of this one (docs/design/modules.md).
+    most: so many may an org have. check: what fields say together, beyond the model: raises Rejected. catalog: what agents that
+    follow this kind get of a document, None for nothing of this one (docs/design/modules.md).
 
     ranks: text filters whose values have an order, the first one first; lists can be sorted by them.
 
@@ -83,6 +83,7 @@ class Kind:
     natural_key: str | None = None
     visibility: Visibility | None = None
     commands: Mapping[str, Rule] = field(default_factory=dict)
+    most: int | None = None
     check: Callable[[Body], None] | None = None
     catalog: Callable[[Document], Any | None] | None = None
     title: str = ""

@@ -54,16 +54,22 @@ class Relay:
 
     def once(self) -> int:
         """Sends what is there now; how many changes. An org after the other, each up to AT_ONCE at a time, so that one with much
-        to send does not hold up the others."""
-        sent = 0
-        while waiting := self._waiting():
+        to send, or whose changes cannot be sent, does not hold up the others. SendFailed, in the end, when some could not."""
+        sent, failed = 0, dict[str, SendFailed]()
+        while waiting := [one for one in self._waiting() if one[0] not in failed]:
             for org, seq in waiting:
                 with self._database.transaction(None) as tx:
                     batch = changes_after(tx, tables.changes.c.org_id == org, seq, AT_ONCE)
-                self._send(org, batch)
+                try:
+                    self._send(org, batch)
+                except SendFailed as error:
+                    failed[org] = error
+                    continue
                 with self._database.transaction(None, writes=True) as tx:
                     tx.insert_or_raise(tables.relayed, {"org_id": org, "epoch": self._epoch}, "seq", batch[-1].seq)
                 sent += len(batch)
+        for org, first in failed.items():
+            raise SendFailed(f"{org}: {first}") from first
         return sent
 
     def _waiting(self) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 
 from cmis_stream.core.errors import Rejected
 from cmis_stream.core.ids import fact_id
@@ -68,6 +68,8 @@ class Work:
         self._effects: list[dict[str, Any]] = []
         self._seed, self._ids = secrets.token_hex(16), 0
         self._touched: dict[tuple[str, str], tuple[Document | None, Document]] = {}
+        self._counted: dict[str, int] = {}
+        """Documents of kinds of which an org may have so many only."""
 
     # --- one command ----------------------------------------------------------------------------------------------
 
@@ -150,6 +152,7 @@ class Work:
             return  # nothing to change: no new version
         self._check_state(kind, None if before is None else before.body, body)
         if before is None:
+            self._count_one_more(kind)
             self._write(None, Document(self._tx.org, kind.name, change.id, 1, self.now_ms, self.now_ms, None, body), command)
         else:
             self._write(before, replace(before, version=before.version + 1, updated_at=self.now_ms, body=body), command)
@@ -174,8 +177,21 @@ class Work:
         if before.deleted_at is None:
             return
         body = checked(self._kinds[change.kind], before.body, before.body, self._actor.id)
+        self._count_one_more(self._kinds[change.kind])
         back = replace(before, version=before.version + 1, updated_at=self.now_ms, deleted_at=None, body=body)
         self._write(before, back, command)
+
+    def _count_one_more(self, kind: Kind) -> None:
+        """Counted once in a transaction; what is deleted or rolled back in it makes room in the next one."""
+        if kind.most is None:
+            return
+        if kind.name not in self._counted:
+            there = (self._tx.own(_table), _table.c.kind == kind.name, _table.c.deleted_at.is_(None))
+            self._counted[kind.name] = self._tx.rows(select(func.count()).where(*there))[0][0]
+        if self._counted[kind.name] >= kind.most:
+            expected = f"at most {kind.most} of this kind in an org"
+            raise Rejected("too_many", "", f"one more {kind.title or kind.name}", expected)
+        self._counted[kind.name] += 1
 
     def _check_state(self, kind: Kind, before: dict[str, Any] | None, body: dict[str, Any]) -> None:
         states = kind.states

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from cmis_stream.core.errors import ConfigError
+from cmis_stream.core.errors import ConfigError, Rejected
 from cmis_stream.store.database import Database
 from cmis_stream.store.decisions import Command, Decision, Rule
-from cmis_stream.store.documents import Documents
+from cmis_stream.store.documents import Documents, Item
 from cmis_stream.store.kinds import ANYONE, Kind, Kinds, Manifest, Ref, States
 from cmis_stream.store.personal_fields import Personal
 from cmis_stream.store.tables import WHOLES
@@ -87,6 +87,25 @@ def test_what_is_acyclic_points_at_its_own_kind() -> None:
         Kinds(
             [Manifest("a", (Kind("one", Thing),)), Manifest("b", (Kind("two", Thing, refs={"other": Ref("one", acyclic=True)}),))]
         )
+
+
+def test_an_org_has_no_more_documents_of_a_kind_than_it_may(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'store.db'}")
+    try:
+        documents = Documents(database, Kinds([Manifest("m", (Kind("thing", Thing, most=2),))]))
+        create = Command("create", "thing")
+        made = [documents.execute("acme", ADA, create).document for _ in range(2)]
+        assert made[0] is not None
+        with pytest.raises(Rejected, match="at most 2"):
+            documents.execute("acme", ADA, create)
+        done = documents.bulk("other", ADA, [Item(create) for _ in range(3)])
+        assert [one.rejected is None for one in done] == [True, True, False]
+        documents.execute("acme", ADA, Command("delete", "thing", made[0].id))
+        assert documents.execute("acme", ADA, create).created
+        with pytest.raises(Rejected, match="at most 2"):
+            documents.execute("acme", ADA, Command("restore", "thing", made[0].id))
+    finally:
+        database.close()
 
 
 def test_agents_do_not_follow_a_kind_with_personal_fields() -> None:

@@ -85,6 +85,23 @@ def test_an_org_with_much_to_send_does_not_hold_up_the_others(documents: Documen
     assert order == [f"acme {AT_ONCE}", "other 1", "acme 1"]
 
 
+def test_an_org_whose_changes_cannot_be_sent_does_not_hold_up_the_others(documents: Documents, following: Database) -> None:
+    for org in ("acme", "bad", "other"):
+        create(documents, "campaign", org, name="a")
+    sent = list[str]()
+
+    def send(org: str, changes: Sequence[Change]) -> None:
+        if org == "bad":
+            raise SendFailed("too large")
+        sent.append(org)
+
+    relay = Relay(following, send)
+    for _ in range(2):
+        with pytest.raises(SendFailed, match="bad: too large"):
+            relay.once()
+    assert sent == ["acme", "other"]
+
+
 def test_whatever_sends_fail_a_follower_misses_nothing(documents: Documents, following: Database) -> None:
     run = iter(range(10_000))
     steps = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([None, None, True, False])), min_size=1, max_size=15)

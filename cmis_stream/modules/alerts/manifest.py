@@ -20,6 +20,7 @@ ALERT_RULE = Kind(
     },
     sorts=("key", "name", "severity", "enabled"),
     ranks={"severity": SEVERITIES},
+    most=20_000,  # agents get all of them in one record
     unique=(("key",),),
     natural_key="key",
     check=check,
