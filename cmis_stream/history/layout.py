@@ -8,6 +8,7 @@ A file holds everything that the records start…end-1 of a partition say about 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -100,8 +101,9 @@ def parse_part(folder: Path, name: str) -> Part | None:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_durably(folder: Path, name: str, write: Callable[[IO[bytes]], Any]) -> Path:
-    """The file is there whole and survives a loss of power, or it is not there; one of this name is replaced."""
+def write_durably(folder: Path, name: str, write: Callable[[IO[bytes]], Any], *, replace: bool = False) -> Path:
+    """The file is there whole and survives a loss of power, or it is not there. One of this name stays, unless it is to be
+    replaced: it says the same, and somebody may be reading it, some of it before and some of it after."""
     _make_folder(folder)
     path, temporary = folder / name, folder / f".{name}.{secrets.token_hex(4)}.tmp"
     try:
@@ -109,10 +111,13 @@ def write_durably(folder: Path, name: str, write: Callable[[IO[bytes]], Any]) ->
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # whatever kept it from being whole, half of it must not stay; it is raised again
+        if replace:
+            os.replace(temporary, path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     _sync(folder)
     return path
 

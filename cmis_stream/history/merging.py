@@ -29,12 +29,14 @@ from cmis_stream.history.layout import (
     snapshot,
     write_durably,
 )  # fmt: skip
+from cmis_stream.store.turns import file_lock
 
 FEW = 8
 """Files beside the base that are left alone while it is much larger than they."""
 MANY = 64
 SHARE = 4
 """Files are merged when the base is less than so many times as large."""
+LOCK = ".merging"
 LARGEST_ROWS = 1_000_000
 """Of a merged file of events."""
 MEMORY = "512MB"
@@ -54,17 +56,27 @@ class Stopped(Exception):
 def merge(root: Path, day: Day, *, quiet: bool = False, stop: threading.Event | None = None) -> bool:
     """Merges the day's files if that is due. quiet: nothing more is expected, so whatever there is. Whether anything was done.
 
-    stop: looked at now and then; Stopped when it is set.
-
-    FileNotFoundError, duckdb.Error: another process was merging the same, too; nothing is lost.
+    stop: looked at now and then; Stopped when it is set. BlockingIOError: another process is merging files of the same org.
     """
+    folder = org_folder(root, day.dataset, day.org)
+    if not folder.exists():
+        return False
+    # Alone: a listing that misses a file because others replace files meanwhile, and a merged file would say that there is
+    # nothing in between. Who is stopped here only keeps others from merging, until it goes on or dies.
+    with file_lock(folder / LOCK) as alone:
+        if not alone:
+            raise BlockingIOError(f"another process merges in {folder}")
+        return _merge(root, day, quiet, stop or threading.Event())
+
+
+def _merge(root: Path, day: Day, quiet: bool, stop: threading.Event) -> bool:
     found = snapshot(root, day.dataset, day.org, day.partition, day.day, day.day)
     done = False
     for parts in by_epoch(found, day.day):
         if day.dataset == EVENTS:
             done |= _merge_events(root, day, parts, quiet)
         else:
-            done |= _merge_rollups(root, day, parts, quiet, stop or threading.Event())
+            done |= _merge_rollups(root, day, parts, quiet, stop)
     return done
 
 
@@ -107,10 +119,11 @@ def _merge_rollups(root: Path, day: Day, parts: Sequence[Part], quiet: bool, sto
     before = closed_until(root, day.org, day.partition, place.epoch) - figures.KEPT_FINE_MS
     with connected(folder.parent) as con:
         files = _Files(con, [base.path] if base else [], [part.path for part in newer], before, stop)
-        # The base comes last: derived files count only with the base of their name.
-        merged = write_durably(folder, part_name(place, 0, end, ROLLUPS), lambda rows: (
-            write_durably(folder, part_name(place, 0, end, "quarters"), lambda quarters: (
-                write_durably(folder, part_name(place, 0, end, "hours"), lambda hours: files.write(rows, quarters, hours))
+        # The base comes last: derived files count only with the base of their name, which may be that of a first segment.
+        write = partial(write_durably, folder, replace=True)
+        merged = write(part_name(place, 0, end, ROLLUPS), lambda rows: (
+            write(part_name(place, 0, end, "quarters"), lambda quarters: (
+                write(part_name(place, 0, end, "hours"), lambda hours: files.write(rows, quarters, hours))
             ))
         ))  # fmt: skip
     remove(part for part in told if part.path != str(merged))

@@ -74,7 +74,7 @@ class HistoryFigures:
                 found, closed_ms, partition = self._found(org, plan)
                 rows, coarsest = self._summed(org, query, plan, found)
                 break
-            except duckdb.IOException:  # most likely a file that was listed and has been merged since
+            except duckdb.Error:  # most likely a file that was listed, or half read, and has been merged or replaced since
                 if tries == _TRIES:
                     raise
         reached = found.reached.get(self._epoch)

@@ -166,6 +166,8 @@ def _ask(served: Served, operation: Any, mode: Any, there: There, seen: set[int]
             case.query["name"] = "a.csv"
         if operation.label == "PUT /api/orgs/{org}/alerts/rules/{id}" and number % 2:
             case.body = {**there.rule, "key": f"put-{number}"}
+        if operation.path.endswith(("books/{id}/clone", "rules/{id}/clone")) and number % 2:
+            case.body = {"key": f"clone-{number}"}
         if operation.label == "POST /api/session" and isinstance(case.body, dict) and number % 2:
             case.body["code"] = served.instance.sessions.make_code()
         if operation.label == "DELETE /api/session":

@@ -15,6 +15,7 @@ from cmis_stream.history.events import read_events
 from cmis_stream.history.layout import EVENTS, ROLLUPS, Place, day_folder, days_of, org_folder, parse_part, part_name
 from cmis_stream.history.merging import Day
 from cmis_stream.history.recorder import History, Line
+from cmis_stream.store.turns import file_lock
 from tests.core.reference import Event
 from tests.core.support import DAY, HOUR, MINUTE, NOW, SECOND, START, event
 from tests.history.support import PLACE, Told, ask, merge_all, write
@@ -127,14 +128,28 @@ def test_a_merge_that_is_told_to_stop_leaves_everything_as_it_was(tmp_path: Path
     for end in (10, 20, len(told.told)):
         write(tmp_path, ROLLUPS, told.told[:end])
     query = {"dimensions": ["time", "campaign"], "step": "1m", "from": rfc3339(START), "to": rfc3339(START + DAY)}
-    before, files = ask(tmp_path, **query), sorted(tmp_path.rglob("*"))
+    before, files = ask(tmp_path, **query), sorted(tmp_path.rglob("day=*/*"))
     stop.set()
     (day,) = days_of(tmp_path, ROLLUPS, "acme")
     with pytest.raises(merging.Stopped):
         merging.merge(tmp_path, Day(ROLLUPS, "acme", 0, day), quiet=True, stop=stop)
-    assert sorted(tmp_path.rglob("*")) == files
+    assert sorted(tmp_path.rglob("day=*/*")) == files
     assert merging.merge(tmp_path, Day(ROLLUPS, "acme", 0, day), quiet=True)
     assert ask(tmp_path, **query) == before and len(before["rows"]) > 100
+
+
+def test_one_process_merges_an_orgs_files_at_a_time(tmp_path: Path) -> None:
+    told = told_of(stream(300))
+    for end in (10, 20, len(told.told)):
+        write(tmp_path, ROLLUPS, told.told[:end])
+    (day,) = days_of(tmp_path, ROLLUPS, "acme")
+    files = names(tmp_path)
+    with file_lock(org_folder(tmp_path, ROLLUPS, "acme") / merging.LOCK) as alone:
+        assert alone
+        with pytest.raises(BlockingIOError):
+            merging.merge(tmp_path, Day(ROLLUPS, "acme", 0, day), quiet=True)
+    assert names(tmp_path) == files
+    assert merging.merge(tmp_path, Day(ROLLUPS, "acme", 0, day), quiet=True) and names(tmp_path) != files
 
 
 def test_derived_files_without_their_base_do_not_count(tmp_path: Path) -> None:
