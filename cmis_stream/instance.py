@@ -208,6 +208,7 @@ class Instance:
                 auth,
                 runtime.clock,
                 stores.kinds.secrets,
+                documents.refusals,
             ),
         ]
         if self.settings.role.has_agents and self.settings.log_url is not None:

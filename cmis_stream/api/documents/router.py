@@ -44,13 +44,15 @@ class DocumentsRouter(APIRouter):
     """schemas: what the operations refer to in the components of the OpenAPI document."""
 
     schemas: dict[str, Schema]
+    refusals: Refusals
+    """Has the threads in which the store is written: for whatever else of the process writes it."""
 
 
 def documents_router(documents: Documents, changes: Changes, kinds: Kinds, auth: Auth) -> DocumentsRouter:
     """REST of all kinds. ConfigError when two of them want the same path or name."""
     router = DocumentsRouter()
     router.schemas = shared_schemas()
-    refusals = Refusals(kinds)
+    refusals = router.refusals = Refusals(kinds)
     statuses = {manifest.name: {problem.status for problem in manifest.problems.values()} for manifest in kinds.manifests}
     routes: list[tuple[Route, Collection]] = []
     for place in collections(kinds):

@@ -38,11 +38,13 @@ def primitives_router(
     auth: Auth,
     clock: Callable[[], int],
     declared_secrets: Mapping[str, str],
+    refusals: Refusals | None = None,
 ) -> PrimitivesRouter:
-    """clock: epoch ms. declared_secrets: name -> title of those that modules need."""
+    """clock: epoch ms. declared_secrets: name -> title of those that modules need. refusals: those of documents, so that both
+    write in the same few threads; None: some of its own."""
     router = PrimitivesRouter()
     router.schemas = shared_schemas()
-    refusals = Refusals(Kinds(()))
+    refusals = refusals or Refusals(Kinds(()))
     tagged = {tag: APIRouter(tags=[tag]) for tag in ("jobs", "files", "secrets", "schedules", "subjects")}
     add_jobs(tagged["jobs"], jobs, auth, refusals)
     add_files(tagged["files"], files, links, auth, refusals, clock)
